@@ -1,0 +1,88 @@
+"""Builds stand-ins: a real architecture with tiny dimensions and seeded random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matrix.checkpoints import _tokenizers
+from matrix.checkpoints._errors import CheckpointError
+from matrix.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from matrix.schema import StandInCheckpoint
+
+NORM_SPREAD = 0.1
+"""Standard deviation added to norm weights and biases, so that an ignored one is noticed."""
+
+
+def build(recipe: StandInCheckpoint, folder: Path) -> None:
+    """Write the checkpoint (weights in float32) into `folder`.
+
+    Raises:
+        CheckpointError: transformers lacks a class, or refuses the configuration.
+    """
+    import torch
+    import transformers
+
+    config = _config(transformers, recipe)
+    cls = _class_of(transformers, recipe.architectures[0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        try:
+            model = cls(config)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise _refused(recipe, error) from error
+        _spread(torch, model)
+    model.eval()
+    model.generation_config = transformers.GenerationConfig(
+        do_sample=False,
+        **{
+            key: getattr(config, key)
+            for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+            if getattr(config, key, None) is not None
+        },
+    )
+    model.save_pretrained(folder)
+    length = getattr(config, "max_position_embeddings", 2048)
+    _tokenizers.save(recipe.tokenizer, folder, length)
+
+
+def _config(transformers: Any, recipe: StandInCheckpoint) -> Any:
+    cls = _class_of(transformers, recipe.config_class)
+    arguments = {"initializer_range": recipe.weight_std, **recipe.config}
+    try:
+        config = cls(**arguments)
+    except Exception as error:  # the classes validate in several ways, each with its own type
+        raise _refused(recipe, error) from error
+    config.architectures = list(recipe.architectures)
+    config.dtype = "float32"
+    return config
+
+
+def _spread(torch: Any, model: Any) -> None:
+    """Add noise to every one-dimensional weight: all-ones norms would hide one that is skipped."""
+    with torch.no_grad():
+        for _, weight in sorted(model.named_parameters()):
+            if weight.dim() == 1:
+                weight.add_(torch.randn_like(weight), alpha=NORM_SPREAD)
+
+
+def _class_of(transformers: Any, name: str) -> Any:
+    cls = getattr(transformers, name, None)
+    if cls is None:
+        similar = [n for n in dir(transformers) if n[:3].lower() == name[:3].lower()]
+        raise CheckpointError(
+            f"transformers {transformers.__version__} has no class {name!r}.",
+            why="The recipe is mistyped, or the class is newer than the installed version.",
+            fix=did_you_mean(name, similar),
+        )
+    return cls
+
+
+def _refused(recipe: StandInCheckpoint, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{recipe.config_class} refuses the stand-in's dimensions: {error}",
+        why="The values under checkpoint.config do not fit together.",
+        fix="Correct checkpoint.config of the model in matrix/models/.",
+    )
