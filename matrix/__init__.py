@@ -1,0 +1,24 @@
+"""What we claim: models, features, CANN versions and hardware as data, expanded into cells."""
+
+from matrix.cells import Cell, expand
+from matrix.claims import Matrix
+from matrix.errors import MatrixError
+from matrix.loader import load
+from matrix.schema import CannVersion, Feature, Hardware, Model, Release, Rule, Selection
+from matrix.selecting import select
+
+__all__ = [
+    "CannVersion",
+    "Cell",
+    "Feature",
+    "Hardware",
+    "Matrix",
+    "MatrixError",
+    "Model",
+    "Release",
+    "Rule",
+    "Selection",
+    "expand",
+    "load",
+    "select",
+]

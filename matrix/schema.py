@@ -43,7 +43,9 @@ class StandInCheckpoint(Strict):
 
     kind: Literal["stand-in"]
     config_class: str = Field(description="Configuration class in transformers: Qwen3Config.")
-    config: dict[str, JsonValue] = Field(description="Keyword arguments of the configuration class.")
+    config: dict[str, JsonValue] = Field(
+        description="Keyword arguments of the configuration class."
+    )
     architectures: tuple[str, ...] = Field(
         min_length=1, description="Model classes; the first is instantiated and saved."
     )

@@ -1,0 +1,182 @@
+"""The command line `python -m matrix`: list, show, check, schema."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matrix import schemas_export
+from matrix.cells import Cell, expand
+from matrix.claims import Matrix
+from matrix.documents import display
+from matrix.errors import InvalidData, MatrixError, UnknownPattern, did_you_mean
+from matrix.loader import load
+from matrix.selecting import candidates, contains, select
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code. Errors go to standard error, never a traceback."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except MatrixError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m matrix",
+        description="What is claimed: cells, ids <model>/<feature>/cann-<version>/<hardware>.",
+    )
+    parser.add_argument("--root", type=Path, metavar="DIR", help="folder with the YAML files")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    listing = commands.add_parser("list", help="the cells that patterns and a selection choose")
+    listing.add_argument("patterns", nargs="*", metavar="PATTERN", help="fnmatch on cell ids")
+    listing.add_argument("--select", metavar="NAME", help="a named selection, such as smoke")
+    listing.add_argument("--all", action="store_true", help="unsupported cells too, with reasons")
+    listing.add_argument("--json", action="store_true", help="as JSON")
+    listing.set_defaults(run=_list)
+
+    show = commands.add_parser("show", help="everything that is known about one cell")
+    show.add_argument("cell", metavar="CELL")
+    show.add_argument("--json", action="store_true", help="as JSON")
+    show.set_defaults(run=_show)
+
+    check = commands.add_parser("check", help="validate the YAML, the schemas and the bodies")
+    check.set_defaults(run=_check)
+
+    schema = commands.add_parser("schema", help="export the JSON schemas for editors")
+    schema.add_argument("--out", type=Path, default=schemas_export.FOLDER, metavar="DIR")
+    schema.set_defaults(run=_schema)
+    return parser
+
+
+def summary(cell: Cell) -> dict[str, Any]:
+    """Return what a list says about a cell, as JSON."""
+    rule = cell.unsupported
+    return {
+        "id": cell.id,
+        "model": cell.model.name,
+        "feature": cell.feature.name,
+        "cann": cell.cann.version,
+        "hardware": cell.hardware.name,
+        "supported": rule is None,
+        "reason": rule.reason if rule else None,
+        "time_limit": cell.feature.time_limit,
+    }
+
+
+def _list(options: argparse.Namespace) -> int:
+    matrix = load(options.root)
+    cells = expand(matrix)
+    choose = candidates if options.all else select
+    chosen = choose(matrix, cells, options.patterns, options.select)
+    if options.json:
+        print(json.dumps([summary(cell) for cell in chosen], indent=2))
+    elif sys.stdout.isatty():
+        _print_table(chosen)
+    else:
+        for cell in chosen:
+            print(cell.id + (f"\t{cell.unsupported.reason}" if cell.unsupported else ""))
+    return 0
+
+
+def _print_table(cells: Sequence[Cell]) -> None:
+    from rich.console import Console  # only a terminal pays for the import
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("cell", "title", "limit", "note"):
+        table.add_column(column, overflow="fold")
+    for cell in cells:
+        rule = cell.unsupported
+        title = f"{cell.model.title}: {cell.feature.title}"
+        note = f"{rule.effect}: {rule.reason}" if rule else ""
+        limit = f"{cell.feature.time_limit} s"
+        table.add_row(cell.id, title, limit, note, style="dim" if rule else None)
+    Console().print(table)
+    print(f"{len(cells)} cells")
+
+
+def _show(options: argparse.Namespace) -> int:
+    matrix = load(options.root)
+    cells = {cell.id: cell for cell in expand(matrix)}
+    if options.cell not in cells:
+        raise UnknownPattern(
+            f"There is no cell {options.cell!r}.", did_you_mean(options.cell, cells)
+        )
+    cell = cells[options.cell]
+    record = summary(cell) | {
+        "selections": [s.name for s in matrix.selections.values() if contains(s, cell)],
+        "rule": cell.unsupported.model_dump(mode="json") if cell.unsupported else None,
+        "release": matrix.release.model_dump(mode="json"),
+        "details": {
+            part: getattr(cell, part).model_dump(mode="json", exclude_none=True)
+            for part in ("model", "feature", "cann", "hardware")
+        },
+    }
+    if options.json:
+        print(json.dumps(record, indent=2))
+    else:
+        import yaml
+
+        print(yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=96), end="")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    matrix = load(options.root)
+    cells = expand(matrix)
+    if options.root is None:
+        schemas_export.check()
+        check_bodies(matrix, matrix.root.parent)
+    supported = sum(cell.unsupported is None for cell in cells)
+    print(
+        f"{display(matrix.root)} is valid: {len(matrix.models)} models, "
+        f"{len(matrix.features)} features, {len(matrix.cann)} CANN versions, "
+        f"{len(matrix.hardware)} hardware; {supported} of {len(cells)} cells are supported."
+    )
+    return 0
+
+
+def check_bodies(matrix: Matrix, repository: Path) -> None:
+    """Raise InvalidData where a feature's body is not a function of its module's file.
+
+    The files are parsed, not imported: bodies import torch. Without tests/ beside the matrix
+    (an installed copy) there is nothing to check.
+    """
+    if not (repository / "tests" / "e2e").is_dir():
+        return
+    for feature in matrix.features.values():
+        module, function = feature.body.split(":")
+        path = repository.joinpath(*module.split(".")).with_suffix(".py")
+        names = _functions(path) if path.is_file() else []
+        if function not in names:
+            missing = (
+                f"{display(path)} does not exist"
+                if not path.is_file()
+                else (f"{display(path)} defines no {function!r}. {did_you_mean(function, names)}")
+            )
+            raise InvalidData(
+                f"matrix/features.yaml: {feature.name}.body: {feature.body!r}: {missing}",
+                "A feature without a body could never be shown to work.",
+            )
+
+
+def _functions(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+
+
+def _schema(options: argparse.Namespace) -> int:
+    for path in schemas_export.write(options.out):
+        print(display(path))
+    return 0

@@ -1,0 +1,62 @@
+"""The errors of the matrix: one class per cause, each with its exit code."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class MatrixError(Exception):
+    """Something about the matrix or about what was asked of it is wrong.
+
+    The message has three parts: what happened, why that usually is, and what to do.
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, what: str, why: str = "", fix: str = "") -> None:
+        self.what, self.why, self.fix = what, why, fix
+        super().__init__("\n".join(part for part in (what, why, fix) if part))
+
+
+class InvalidData(MatrixError):  # noqa: N818
+    """A YAML file does not say what the schema allows."""
+
+
+class DuplicateName(InvalidData):
+    """Two entries of one sort have the same name."""
+
+
+class UnknownReference(InvalidData):
+    """A rule or selection names something that does not exist."""
+
+
+class UnknownSelection(MatrixError):  # noqa: N818
+    """The named selection does not exist."""
+
+
+class UnknownPattern(MatrixError):  # noqa: N818
+    """A pattern matches no cell at all, so it is probably mistyped."""
+
+
+class EmptySelection(MatrixError):  # noqa: N818
+    """What was asked for exists, and nothing of it can be run."""
+
+    exit_code: ClassVar[int] = 5
+
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """Return the entry of `valid` that looks most like `name`, or None when none looks like it."""
+    found = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """Return a sentence that names the nearest valid name, or lists the valid ones."""
+    names = sorted(set(valid))
+    close = nearest(name, names)
+    if close is not None:
+        return f"Did you mean {close!r}?"
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    return f"Valid names: {shown or '(none)'}."
