@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,13 @@ if TYPE_CHECKING:
 
 NORM_SPREAD = 0.1
 """Standard deviation added to norm weights and biases, so that an ignored one is noticed."""
+
+OUTPUT_GAIN = 3.0
+"""Standard deviation of the last norm's weights, which scales the logits.
+
+Its weights have random signs: with tied embeddings, a positive norm would favour the token that
+was just read, and greedy decoding would repeat it for ever.
+"""
 
 
 def build(recipe: StandInCheckpoint, folder: Path) -> None:
@@ -61,10 +69,18 @@ def _config(transformers: Any, recipe: StandInCheckpoint) -> Any:
 
 
 def _spread(torch: Any, model: Any) -> None:
-    """Add noise to every one-dimensional weight: all-ones norms would hide one that is skipped."""
+    """Add noise to every one-dimensional weight, and draw the last norm's anew.
+
+    All-ones norms would hide one that is skipped or whose weights are exchanged with another's.
+    """
     with torch.no_grad():
-        for _, weight in sorted(model.named_parameters()):
-            if weight.dim() == 1:
+        for name, weight in sorted(model.named_parameters()):
+            if weight.dim() != 1:
+                continue
+            if re.fullmatch(r"(model\.)?norm\.weight", name):
+                # Families that multiply by (1 + weight) start at zero, the others at one.
+                weight.sub_(1.0).add_(torch.randn_like(weight), alpha=OUTPUT_GAIN)
+            else:
                 weight.add_(torch.randn_like(weight), alpha=NORM_SPREAD)
 
 

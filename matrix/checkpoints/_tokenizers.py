@@ -42,19 +42,33 @@ def save(recipe: TokenizerRecipe, folder: Path, max_length: int) -> None:
         "chat_template": recipe.chat_template or CHAT_TEMPLATE,
         "model_max_length": max_length,
     }
-    vocabulary, merges = _vocabulary(recipe)
-    if cls is transformers.PreTrainedTokenizerFast:
-        tokenizer = cls(tokenizer_object=_byte_level(vocabulary, merges), **arguments)
-    else:
-        tokenizer = cls(vocab=vocabulary, merges=merges, **arguments)
+    special = list(recipe.special_tokens.values())
+    tokenizer = _construct(cls, recipe, special, arguments)
+    # Some classes bring special tokens of their own, which must not lie beyond the vocabulary.
+    missing = [t for t in tokenizer.all_special_tokens if t not in special]
+    if missing:
+        tokenizer = _construct(cls, recipe, special + missing, arguments)
     tokenizer.save_pretrained(folder)
 
 
-def _vocabulary(recipe: TokenizerRecipe) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _construct(
+    cls: Any, recipe: TokenizerRecipe, special: list[str], arguments: dict[str, Any]
+) -> Any:
+    import transformers
+
+    vocabulary, merges = _vocabulary(recipe, special)
+    if cls is transformers.PreTrainedTokenizerFast:
+        return cls(tokenizer_object=_byte_level(vocabulary, merges), **arguments)
+    return cls(vocab=vocabulary, merges=merges, **arguments)
+
+
+def _vocabulary(
+    recipe: TokenizerRecipe, special: list[str]
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Special tokens, then 256 bytes, then (for byte fallback) characters, then merges."""
     from tokenizers import pre_tokenizers
 
-    tokens = list(recipe.special_tokens.values())
+    tokens = list(special)
     if recipe.algorithm == "byte-level-bpe":
         tokens += sorted(pre_tokenizers.ByteLevel.alphabet())
         space = "Ġ"
