@@ -5,7 +5,7 @@ from matrix.claims import Matrix
 from matrix.errors import MatrixError
 from matrix.loader import load
 from matrix.schema import CannVersion, Feature, Hardware, Model, Release, Rule, Selection
-from matrix.selecting import select
+from matrix.selecting import candidates, select
 
 __all__ = [
     "CannVersion",
@@ -18,6 +18,7 @@ __all__ = [
     "Release",
     "Rule",
     "Selection",
+    "candidates",
     "expand",
     "load",
     "select",

@@ -41,7 +41,10 @@ def select(
 
 
 def candidates(
-    matrix: Matrix, cells: Sequence[Cell], patterns: Sequence[str], selection: str | None
+    matrix: Matrix,
+    cells: Sequence[Cell],
+    patterns: Sequence[str] = (),
+    selection: str | None = None,
 ) -> list[Cell]:
     """Return what `select` chooses from: the unsupported cells are still there.
 

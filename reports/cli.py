@@ -1,0 +1,182 @@
+"""The command line `python -m reports`: status, table, ingest, export, site."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import matrix
+from reports import markdown, spool
+from reports.errors import ReportsError, StoreError
+from reports.record import parse
+from reports.statuses import Status
+from reports.store import Store
+from reports.support import Support, as_json, derive
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code. Errors go to standard error, never a traceback."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except (ReportsError, matrix.MatrixError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m reports", description="What happened: records, statuses, tables, site."
+    )
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--store", metavar="URL", help="SQLAlchemy URL (ASCEND_MATRIX_STORE)")
+    derived = argparse.ArgumentParser(add_help=False, parents=[shared])
+    derived.add_argument("--kind", choices=("e2e", "accuracy", "perf"), default="e2e")
+    derived.add_argument("--max-age", type=float, metavar="DAYS", help="how long evidence counts")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    status = commands.add_parser("status", parents=[derived], help="the status of each cell")
+    status.add_argument("--cell", action="append", default=[], metavar="PATTERN")
+    status.add_argument("--all", action="store_true", help="unsupported cells too")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    status.set_defaults(run=_status)
+
+    table = commands.add_parser("table", parents=[derived], help="the tables as Markdown")
+    table.set_defaults(run=_table)
+
+    ingest = commands.add_parser("ingest", parents=[shared], help="store records out of files")
+    ingest.add_argument(
+        "sources",
+        nargs="*",
+        type=Path,
+        metavar="FILE|DIR",
+        help="record files, or folders of them; by default the spool",
+    )
+    ingest.set_defaults(run=_ingest)
+
+    export = commands.add_parser("export", parents=[derived], help="statuses and records as JSON")
+    export.add_argument("--out", type=Path, metavar="FILE")
+    export.set_defaults(run=_export)
+
+    site = commands.add_parser("site", parents=[shared], help="the documentation with its tables")
+    site.add_argument("--out", type=Path, default=Path("build/site"), metavar="DIR")
+    site.set_defaults(run=_site)
+    return parser
+
+
+def _derive(options: argparse.Namespace) -> Support:
+    store = Store(options.store)
+    return derive(matrix.load(), store, datetime.now(UTC), options.max_age, options.kind)
+
+
+def _status(options: argparse.Namespace) -> int:
+    support = _derive(options)
+    if options.cell:
+        # Reports a mistyped pattern, and lets an unsupported cell be asked for by its name.
+        matrix.candidates(support.matrix, list(support.cells.values()), options.cell)
+    chosen = [
+        status
+        for status in support.statuses.values()
+        if (
+            any(fnmatchcase(status.cell, p) for p in options.cell)
+            if options.cell
+            else options.all or status.state != "unsupported"
+        )
+    ]
+    if options.json:
+        ids = {status.cell for status in chosen}
+        document = as_json(support)
+        document["cells"] = [cell for cell in document["cells"] if cell["id"] in ids]
+        print(json.dumps(document, indent=2))
+    else:
+        _print_statuses(chosen)
+    return 0
+
+
+def _print_statuses(chosen: Sequence[Status]) -> None:
+    rows = [
+        (
+            status.cell,
+            status.label,
+            status.evidence or "",
+            f"{status.record.started:%Y-%m-%d %H:%M}Z" if status.record else "",
+            status.reason.splitlines()[0] if status.reason else "",
+        )
+        for status in chosen
+    ]
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(row).rstrip())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("cell", "status", "evidence", "newest run", "reason"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _table(options: argparse.Namespace) -> int:
+    print(markdown.render(_derive(options)), end="")
+    return 0
+
+
+def _ingest(options: argparse.Namespace) -> int:
+    store = Store(options.store)
+    sources = options.sources or [folder for folder in store.spools if folder.is_dir()]
+    worst = new = old = 0
+    for path in spool.files(sources):
+        try:
+            added = ingest(store, path)
+            new, old = new + added, old + (not added)
+        except ReportsError as error:
+            print(f"error: {error}", file=sys.stderr)
+            worst = max(worst, error.exit_code)
+    print(f"{new} records stored, {old} were there already, in {store.name}")
+    return worst
+
+
+def ingest(store: Store, path: Path) -> bool:
+    """Store the record in `path`; return whether it was new. A file of a spool is then removed.
+
+    Raises:
+        RecordError: the file holds no valid record; it stays.
+        StoreError: the file cannot be read, or the store does not take the record; it stays.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cannot be read: {error}.") from None
+    added = store.add(parse(text, origin=str(path)))
+    if path.resolve().parent in [folder.resolve() for folder in store.spools]:
+        path.unlink()
+    return added
+
+
+def _export(options: argparse.Namespace) -> int:
+    text = json.dumps(as_json(_derive(options)), indent=2, ensure_ascii=False) + "\n"
+    if options.out is None:
+        print(text, end="")
+        return 0
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        spool.write(options.out, text)
+    except OSError as error:
+        raise StoreError(f"{options.out} cannot be written: {error.strerror}.") from None
+    return 0
+
+
+def _site(options: argparse.Namespace) -> int:
+    from reports import site  # Sphinx is needed by no other command
+
+    print(site.build(options.store, options.out) / "index.html")
+    return 0

@@ -1,0 +1,157 @@
+"""The support tables as data: per CANN version and hardware, model by feature, from statuses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from matrix import CannVersion, Cell, Feature, Hardware, Matrix, Model, expand
+from reports.record import Kind
+from reports.statuses import Policy, Status, statuses
+from reports.store import Store
+
+DISCLAIMER = (
+    "Nothing here has run on a real NPU. Simulated evidence comes from the unmodified torch-npu "
+    "on cannsim, an implementation of CANN's interfaces on the CPU."
+)
+"""What every table and page says as long as no record of hardware is in the store."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Model by feature on one CANN version and hardware.
+
+    Attributes:
+        rows: model to feature name to status.
+        evidence: where the statuses come from, in words.
+    """
+
+    cann: CannVersion
+    hardware: Hardware
+    features: tuple[Feature, ...]
+    rows: tuple[tuple[Model, Mapping[str, Status]], ...]
+    evidence: str
+
+    @property
+    def title(self) -> str:
+        """Hardware and CANN version."""
+        return f"{self.hardware.title} ({self.hardware.soc}), CANN {self.cann.version}"
+
+
+@dataclass(frozen=True)
+class Support:
+    """Everything that tables, pages and exports are made of.
+
+    Attributes:
+        cells: every cell by id, unsupported ones too.
+        statuses: cell id to status.
+        history: cell id to its records, newest first, as (started, verdict, seconds, ...).
+    """
+
+    matrix: Matrix
+    now: datetime
+    policy: Policy
+    kind: Kind
+    cells: Mapping[str, Cell]
+    statuses: Mapping[str, Status]
+    history: Mapping[str, Sequence[Any]]
+    tables: tuple[Table, ...]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Number of cells in each state."""
+        return Counter(status.state for status in self.statuses.values())
+
+    @property
+    def on_hardware(self) -> bool:
+        """Whether any status rests on a run on a real NPU."""
+        return any(status.evidence == "hardware" for status in self.statuses.values())
+
+
+def derive(
+    matrix: Matrix,
+    store: Store,
+    now: datetime,
+    max_age_days: float | None = None,
+    kind: Kind = "e2e",
+) -> Support:
+    """Read the store once and return the statuses of every cell, arranged as tables."""
+    policy = Policy.of(matrix.release)
+    if max_age_days is not None:
+        policy = Policy(timedelta(days=max_age_days), policy.versions)
+    cells = expand(matrix)
+    records = store.records(kind=kind)
+    known = statuses(cells, records, now, policy, kind)
+    history: dict[str, list[Any]] = {}
+    for record in reversed(records):
+        history.setdefault(record.cell, []).append(record)
+    return Support(
+        matrix=matrix,
+        now=now,
+        policy=policy,
+        kind=kind,
+        cells={cell.id: cell for cell in cells},
+        statuses=known,
+        history=history,
+        tables=_tables(matrix, cells, known),
+    )
+
+
+def _tables(
+    matrix: Matrix, cells: Sequence[Cell], known: Mapping[str, Status]
+) -> tuple[Table, ...]:
+    tables = []
+    for hardware in matrix.hardware.values():
+        for cann in reversed(matrix.cann.values()):  # the newest first
+            rows: dict[str, dict[str, Status]] = {name: {} for name in matrix.models}
+            for cell in cells:
+                if cell.hardware == hardware and cell.cann == cann:
+                    rows[cell.model.name][cell.feature.name] = known[cell.id]
+            found = [status for row in rows.values() for status in row.values()]
+            tables.append(
+                Table(
+                    cann=cann,
+                    hardware=hardware,
+                    features=tuple(matrix.features.values()),
+                    rows=tuple((matrix.models[name], row) for name, row in rows.items()),
+                    evidence=evidence_in_words(found, hardware),
+                )
+            )
+    return tuple(tables)
+
+
+def evidence_in_words(found: Sequence[Status], hardware: Hardware) -> str:
+    """Return what sort of evidence the statuses rest on; a table without records says so."""
+    sorts = {status.evidence for status in found if status.evidence}
+    if not sorts:
+        return f"none yet (runs at hand are {' or '.join(hardware.evidence)})"
+    if sorts == {"simulated"}:
+        return "simulated (no real NPU)"
+    return "hardware" if sorts == {"hardware"} else "hardware and simulated; each cell says which"
+
+
+def as_json(support: Support) -> dict[str, Any]:
+    """Return everything that the tables show, with the newest record of each cell."""
+    return {
+        "schema": 1,
+        "generated": support.now.isoformat(),
+        "kind": support.kind,
+        "release": support.matrix.release.model_dump(mode="json"),
+        "max_age_days": support.policy.max_age / timedelta(days=1),
+        "note": "" if support.on_hardware else DISCLAIMER,
+        "summary": dict(support.counts),
+        "cells": [_cell(status) for status in support.statuses.values()],
+    }
+
+
+def _cell(status: Status) -> dict[str, Any]:
+    return {
+        "id": status.cell,
+        "state": status.state,
+        "reason": status.reason,
+        "evidence": status.evidence,
+        "record": status.record.document() if status.record else None,
+    }
