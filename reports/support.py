@@ -10,7 +10,7 @@ from typing import Any
 
 from matrix import CannVersion, Cell, Feature, Hardware, Matrix, Model, expand
 from reports.record import Kind
-from reports.statuses import Policy, Status, statuses
+from reports.statuses import SYMBOLS, Policy, Status, statuses
 from reports.store import Store
 
 DISCLAIMER = (
@@ -62,8 +62,9 @@ class Support:
 
     @property
     def counts(self) -> Counter[str]:
-        """Number of cells in each state."""
-        return Counter(status.state for status in self.statuses.values())
+        """Number of cells in each state that occurs, in the order of the legend."""
+        found = Counter(s.state if s.applicable else "n/a" for s in self.statuses.values())
+        return Counter({state: found[state] for state in (*SYMBOLS, "n/a") if found[state]})
 
     @property
     def on_hardware(self) -> bool:
