@@ -1,0 +1,1 @@
+"""The bodies that cells run: each serves a model on a device and compares it with a reference."""

@@ -1,0 +1,323 @@
+"""The reference: unmodified transformers on the CPU in float32, its answers kept on disk.
+
+Every answer is stored under a hash of the checkpoint, the versions and the question, so that the
+many cells that ask the same compute it once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tests.e2e import prompts as texts_module
+from tests.e2e.compare import TIE_GAP
+
+TOP = 16
+"""Most likely tokens kept at each position; more than any body compares."""
+
+FORMAT = 1
+"""Raised when stored answers change their meaning."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the reference says about every position of one sequence.
+
+    `logprobs`, `top` and `gaps` have one entry for each token but the first: what the model said
+    about the token after it had read all tokens before it.
+
+    Attributes:
+        tokens: prompt and continuation.
+        prompt_length: number of tokens that are the prompt.
+        logprobs: log-probability of each token (nats).
+        top: the most likely (token, logprob) at each position, the best first.
+        gaps: difference between the two best logprobs (nats).
+    """
+
+    tokens: list[int]
+    prompt_length: int
+    logprobs: list[float]
+    top: list[list[tuple[int, float]]]
+    gaps: list[float]
+
+    @property
+    def prompt(self) -> list[int]:
+        """The tokens of the prompt."""
+        return self.tokens[: self.prompt_length]
+
+    @property
+    def continuation(self) -> list[int]:
+        """The tokens after the prompt."""
+        return self.tokens[self.prompt_length :]
+
+    @property
+    def continuation_logprobs(self) -> list[float]:
+        """Log-probability of each token after the prompt."""
+        return self.logprobs[self.prompt_length - 1 :]
+
+    @property
+    def continuation_top(self) -> list[list[tuple[int, float]]]:
+        """Most likely tokens at each position after the prompt."""
+        return self.top[self.prompt_length - 1 :]
+
+    @property
+    def continuation_gaps(self) -> list[float]:
+        """Difference between the two best logprobs at each position after the prompt."""
+        return self.gaps[self.prompt_length - 1 :]
+
+    def cut(self, length: int) -> Scored:
+        """Return the same with the first `length` tokens of the continuation."""
+        end = self.prompt_length + length
+        return Scored(
+            self.tokens[:end],
+            self.prompt_length,
+            self.logprobs[: end - 1],
+            self.top[: end - 1],
+            self.gaps[: end - 1],
+        )
+
+
+@dataclass(frozen=True)
+class Beam:
+    """One hypothesis of a beam search: its tokens after the prompt, and the sum of their logprobs."""
+
+    tokens: list[int]
+    score: float
+
+
+class Reference:
+    """Answers about one checkpoint.
+
+    Args:
+        checkpoint: folder of the checkpoint.
+        store: folder of kept answers; `default_store()` if None.
+    """
+
+    def __init__(self, checkpoint: Path, store: Path | None = None) -> None:
+        self.checkpoint = checkpoint
+        self.store = store or default_store()
+        self.seconds = 0.0
+        """Time spent computing; nothing if every answer was in the store."""
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer."""
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.checkpoint)
+
+    def greedy(self, prompts: Sequence[Sequence[int]], length: int) -> list[Scored]:
+        """Return the greedy continuation of each prompt by exactly `length` tokens.
+
+        The end-of-sequence token is a token like any other here.
+        """
+        return [self._greedy_one(list(prompt), length) for prompt in prompts]
+
+    def score(self, prompt: Sequence[int], continuation: Sequence[int]) -> Scored:
+        """Return what the reference says about a given continuation, from one forward pass."""
+        question = {"score": list(prompt), "continuation": list(continuation)}
+        answer = self._answer(
+            question, lambda: asdict(self._forward(list(prompt), list(continuation)))
+        )
+        return _scored(answer)
+
+    def beams(self, prompt: Sequence[int], width: int, length: int) -> list[Beam]:
+        """Return the hypotheses of transformers' beam search, the best first, without ends."""
+        question = {"beams": list(prompt), "width": width, "length": length}
+        answer = self._answer(question, lambda: self._beams(list(prompt), width, length))
+        return [Beam(**beam) for beam in answer["beams"]]
+
+    def sampling_moments(self, prompt: Sequence[int], temperature: float) -> tuple[float, float]:
+        """Return mean and variance of the logprob of a first token sampled at `temperature`.
+
+        The logprob itself is that of the unscaled distribution, which is what vLLM reports.
+        """
+        question = {"moments": list(prompt), "temperature": temperature}
+        answer = self._answer(question, lambda: self._moments(list(prompt), temperature))
+        return answer["mean"], answer["variance"]
+
+    def embed(self, prompt: Sequence[int], pooling: str) -> list[float]:
+        """Return the normalised vector of a prompt, pooled as `LAST`, `MEAN` or `CLS` says."""
+        question = {"embed": list(prompt), "pooling": pooling}
+        return list(self._answer(question, lambda: self._embed(list(prompt), pooling))["vector"])
+
+    def decisive(self, count: int, length: int) -> list[Scored]:
+        """Return greedy continuations of `count` short prompts without a near tie.
+
+        Where two logits are equal up to rounding, another order of summation may exchange them:
+        such a prompt says nothing about the engine, so the next one is taken.
+
+        Raises:
+            ValueError: too few prompts qualify.
+        """
+        found = []
+        for prompt in texts_module.encode(self.tokenizer, texts_module.SHORT):
+            scored = self._greedy_one(prompt, length)
+            if min(scored.continuation_gaps) >= TIE_GAP["float32"]:
+                found.append(scored)
+            if len(found) == count:
+                return found
+        raise ValueError(
+            f"Only {len(found)} of {len(texts_module.SHORT)} prompts have no near tie in "
+            f"{length} tokens; {count} are asked for. Ask for fewer or shorter ones."
+        )
+
+    # ------------------------------------------------------------------------------- computing
+
+    @cached_property
+    def _model(self) -> Any:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(self.checkpoint, dtype=torch.float32).eval()
+
+    def _greedy_one(self, prompt: list[int], length: int) -> Scored:
+        # Lengths are rounded up, so that bodies that ask for a few tokens more or less share one.
+        rounded = -(-length // 16) * 16
+        question = {"greedy": prompt, "length": rounded}
+        answer = self._answer(question, lambda: asdict(self._generate(prompt, rounded)))
+        return _scored(answer).cut(length)
+
+    def _generate(self, prompt: list[int], length: int) -> Scored:
+        import torch
+
+        ids = torch.tensor([prompt])
+        with torch.inference_mode():
+            output = self._model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=length,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=0,
+            )
+        return self._forward(prompt, output[0, len(prompt) :].tolist())
+
+    def _forward(self, prompt: list[int], continuation: list[int]) -> Scored:
+        import torch
+
+        tokens = prompt + continuation
+        with torch.inference_mode():
+            logits = self._model(torch.tensor([tokens])).logits[0, :-1].float()
+        logprobs = logits.log_softmax(-1)
+        chosen = logprobs.gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]
+        values, indices = logprobs.topk(min(TOP, logprobs.shape[-1]))
+        top = [
+            list(zip(row, value, strict=True))
+            for row, value in zip(indices.tolist(), values.tolist(), strict=True)
+        ]
+        gaps = (values[:, 0] - values[:, 1]).tolist()
+        return Scored(tokens, len(prompt), chosen.tolist(), top, gaps)
+
+    def _beams(self, prompt: list[int], width: int, length: int) -> dict[str, Any]:
+        import torch
+
+        ids = torch.tensor([prompt])
+        with torch.inference_mode():
+            output = self._model.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=length,
+                num_beams=width,
+                num_return_sequences=width,
+                length_penalty=0.0,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=0,
+                return_dict_in_generate=True,
+                output_scores=True,
+            )
+        scores = output.sequences_scores.tolist()
+        sequences = output.sequences[:, len(prompt) :].tolist()
+        pairs = zip(sequences, scores, strict=True)
+        return {"beams": [{"tokens": tokens, "score": score} for tokens, score in pairs]}
+
+    def _moments(self, prompt: list[int], temperature: float) -> dict[str, float]:
+        import torch
+
+        with torch.inference_mode():
+            logits = self._model(torch.tensor([prompt])).logits[0, -1].double()
+        logprobs, weights = logits.log_softmax(-1), (logits / temperature).softmax(-1)
+        mean = float((weights * logprobs).sum())
+        return {"mean": mean, "variance": float((weights * (logprobs - mean) ** 2).sum())}
+
+    def _embed(self, prompt: list[int], pooling: str) -> dict[str, list[float]]:
+        import torch
+
+        with torch.inference_mode():
+            hidden = self._model.base_model(torch.tensor([prompt])).last_hidden_state[0]
+        pooled = {"LAST": hidden[-1], "CLS": hidden[0], "MEAN": hidden.mean(0)}[pooling]
+        return {"vector": torch.nn.functional.normalize(pooled, dim=-1).tolist()}
+
+    # --------------------------------------------------------------------------------- keeping
+
+    def _answer(
+        self, question: dict[str, Any], compute: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        text = json.dumps({"format": FORMAT, "top": TOP, **self._origin, **question})
+        path = self.store / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+        try:
+            kept: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError):
+            started = time.perf_counter()
+            kept = compute()
+            self.seconds += time.perf_counter() - started
+            _write(path, kept)
+        return kept
+
+    @cached_property
+    def _origin(self) -> dict[str, str]:
+        import torch
+        import transformers
+
+        return {
+            "checkpoint": fingerprint(self.checkpoint),
+            "transformers": transformers.__version__,
+            "torch": torch.__version__,
+        }
+
+
+def default_store() -> Path:
+    """`reference/` in `$ASCEND_MATRIX_CACHE`, or in ~/.cache/ascend-matrix."""
+    configured = os.environ.get("ASCEND_MATRIX_CACHE")
+    base = Path(configured) if configured else Path.home() / ".cache" / "ascend-matrix"
+    return base / "reference"
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """Return a hash that changes whenever a file of the checkpoint does.
+
+    Small files count by their contents, weights by name, size and time of change, since reading
+    them all would take longer than loading the model.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(checkpoint.iterdir()):
+        if not path.is_file():
+            continue
+        status = path.stat()
+        digest.update(f"{path.name}\0{status.st_size}\0".encode())
+        if path.suffix == ".safetensors":
+            digest.update(f"{status.st_mtime_ns}\0".encode())
+        else:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:32]
+
+
+def _scored(answer: dict[str, Any]) -> Scored:
+    top = [[(int(token), float(value)) for token, value in row] for row in answer["top"]]
+    return Scored(**{**answer, "top": top})
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, suffix=".tmp") as stream:
+        json.dump(content, stream)
+    Path(stream.name).replace(path)
