@@ -1,0 +1,105 @@
+"""The command line: `cannsim env`, `cannsim run -- COMMAND`, `cannsim info`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from cannsim.environment import DEFAULT_CANN, DEFAULT_CHIP, LIBRARIES, SettingError, Settings, profiles, variables
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="cannsim", description="Runs torch-npu programs on a CPU, over simulated Ascend devices.")
+    parser.add_argument("--version", action="version", version=f"cannsim {version('cannsim')}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    settings = argparse.ArgumentParser(add_help=False)
+    settings.add_argument("--chip", default=os.environ.get("CANNSIM_CHIP", DEFAULT_CHIP), help="chip profile (%(default)s)")
+    settings.add_argument("--cann", default=os.environ.get("CANNSIM_CANN", DEFAULT_CANN), help="CANN version (%(default)s)")
+    settings.add_argument("--devices", type=int, default=int(os.environ.get("CANNSIM_DEVICES", "2")), help="number of devices (%(default)s)")
+    settings.add_argument("--device-memory", type=int, metavar="BYTES", help="memory of each device (the chip's own)")
+    settings.add_argument("--extension", action="append", default=[], help="e.g. float32-attention")
+
+    env = commands.add_parser("env", parents=[settings], help="print the environment: `eval $(cannsim env)`")
+    env.add_argument("--json", action="store_true", help="as a JSON object")
+    run = commands.add_parser("run", parents=[settings], help="run a command in the environment")
+    run.add_argument("--counters", type=Path, metavar="DIRECTORY", help="each process writes its counters there at exit")
+    run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="-- COMMAND")
+    info = commands.add_parser("info", help="chips, CANN versions and operators")
+    info.add_argument("--json", action="store_true")
+    return parser
+
+
+def _settings(arguments: argparse.Namespace) -> Settings:
+    return Settings(arguments.chip, arguments.cann, arguments.devices, arguments.device_memory, tuple(arguments.extension))
+
+
+def _env(arguments: argparse.Namespace) -> int:
+    made = variables(_settings(arguments))
+    if arguments.json:
+        print(json.dumps(made, indent=2))
+    else:
+        for name, value in made.items():
+            print(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    command = arguments.arguments[1:] if arguments.arguments[:1] == ["--"] else arguments.arguments
+    if not command:
+        raise SettingError("no command; write `cannsim run -- python program.py`")
+    environment = os.environ | variables(_settings(arguments))
+    if arguments.counters is not None:
+        arguments.counters.mkdir(parents=True, exist_ok=True)
+        environment["CANNSIM_COUNTERS"] = str(arguments.counters.resolve())
+    try:
+        os.execvpe(command[0], command, environment)
+    except FileNotFoundError:
+        raise SettingError(f"command not found: {command[0]}") from None
+
+
+def operators() -> list[str]:
+    """The aclnn functions that libopapi.so exports, read from its symbol table."""
+    data = (LIBRARIES / "libopapi.so").read_bytes()
+    suffix = b"GetWorkspaceSize\0"
+    names, at = set(), data.find(suffix)
+    while at >= 0:
+        start = data.rfind(b"\0", 0, at) + 1
+        name = data[start:at].decode("ascii", "replace")
+        if name.startswith("aclnn") and name.isalnum():
+            names.add(name)
+        at = data.find(suffix, at + 1)
+    return sorted(names)
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    names = operators()
+    if arguments.json:
+        print(json.dumps({"chips": profiles("chips"), "cann": profiles("cann"), "operators": names}, indent=2))
+        return 0
+    print(f"cannsim {version('cannsim')}: simulated; nothing here has run on an NPU")
+    for chip, profile in profiles("chips").items():
+        print(f"  chip  {chip} ({profile['series']}), {profile['hbm_bytes']['value'] / 2**30:.0f} GiB")
+    for release, profile in profiles("cann").items():
+        lacks = ", ".join(profile["lacks"]) or "nothing"
+        print(f"  CANN  {release}, lacks {lacks}")
+    print(f"  aclnn operators: {len(names)}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        return {"env": _env, "run": _run, "info": _info}[arguments.command](arguments)
+    except SettingError as error:
+        print(f"cannsim: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Counters of the simulated devices: of this process, or of files that processes left.
+
+Each is a dict: ``launches`` {operator: {count, bytes}}, ``copies`` {direction: {count, bytes}},
+``synchronizations`` {stream, device, event}, ``events``, ``allocations``, ``memory`` per device.
+``bytes`` of a launch are those of its tensor operands.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+from pathlib import Path
+from typing import Any
+
+Counters = dict[str, Any]
+
+
+class NotSimulated(RuntimeError):
+    """This process runs on another CANN than cannsim, or on none."""
+
+
+def _library() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL("libascendcl.so")
+        library.cannsim_counters.restype = ctypes.c_size_t
+    except (OSError, AttributeError) as error:
+        raise NotSimulated("libascendcl.so is not cannsim's; start the program by `cannsim run -- ...`") from error
+    return library
+
+
+def snapshot() -> Counters:
+    """The counters of this process now. Raises NotSimulated."""
+    library = _library()
+    room = library.cannsim_counters(None, 0) + 4096
+    buffer = ctypes.create_string_buffer(room)
+    library.cannsim_counters(buffer, ctypes.c_size_t(room))
+    return json.loads(buffer.value)
+
+
+def reset() -> None:
+    """Sets the counters of this process to zero; memory in use is kept. Raises NotSimulated."""
+    _library().cannsim_reset_counters()
+
+
+def load(directory: Path) -> Counters:
+    """The sum of the counters that processes wrote into ``directory`` (``CANNSIM_COUNTERS``).
+
+    Memory is not summed: each device's peak is the largest of any process.
+    Raises FileNotFoundError when no process has written any.
+    """
+    files = sorted(Path(directory).glob("counters.*.json"))
+    if not files:
+        raise FileNotFoundError(f"no counters in {directory}: no process with a device has ended")
+    total = json.loads(files[0].read_text())
+    for file in files[1:]:
+        total = _sum(total, json.loads(file.read_text()))
+    return total
+
+
+def difference(later: Counters, earlier: Counters) -> Counters:
+    """What happened between two snapshots of one process; memory is the later one's."""
+    return _combine(later, earlier, -1)
+
+
+def _sum(first: Counters, second: Counters) -> Counters:
+    return _combine(first, second, 1)
+
+
+def _combine(first: Any, second: Any, sign: int) -> Any:
+    if isinstance(first, dict):
+        made = {}
+        for key in first.keys() | second.keys():
+            if key in ("schema", "pid", "chip", "cann"):
+                made[key] = first.get(key, second.get(key))
+            elif key == "memory":
+                made[key] = first[key] if sign < 0 else _largest(first[key], second[key])
+            else:
+                empty: Any = {} if isinstance(first.get(key, second.get(key)), dict) else 0
+                made[key] = _combine(first.get(key, empty), second.get(key, empty), sign)
+        return made
+    return first + sign * second
+
+
+def _largest(first: list[dict[str, int]], second: list[dict[str, int]]) -> list[dict[str, int]]:
+    return [{key: max(a[key], b[key]) for key in a} for a, b in zip(first, second, strict=True)]

@@ -1,0 +1,46 @@
+// Activations, plain and gated.
+#include "operators/operator.h"
+
+using namespace cannsim;
+
+OPERATOR(aclnnSilu, const Tensor& self, Tensor& out) { at::silu_out(out, self); }
+OPERATOR(aclnnGelu, const Tensor& self, Tensor& out) { at::gelu_out(out, self, "none"); }
+OPERATOR(aclnnGeluV2, const Tensor& self, int64_t approximate, Tensor& out) { at::gelu_out(out, self, approximate == 1 ? "tanh" : "none"); }
+OPERATOR(aclnnSoftplus, const Tensor& self, const Scalar& beta, const Scalar& threshold, Tensor& out) {
+  at::softplus_out(out, self, beta, threshold);
+}
+OPERATOR(aclnnLeakyRelu, const Tensor& self, const Scalar& slope, Tensor& out) { at::leaky_relu_out(out, self, slope); }
+OPERATOR(aclnnElu, const Tensor& self, const Scalar& alpha, const Scalar& scale, const Scalar& input_scale, Tensor& out) {
+  at::elu_out(out, self, alpha, scale, input_scale);
+}
+OPERATOR(aclnnHardtanh, const Tensor& self, const Scalar& least, const Scalar& most, Tensor& out) { at::hardtanh_out(out, self, least, most); }
+
+OPERATOR(aclnnSoftmax, const Tensor& self, int64_t dim, Tensor& out) {
+  out.copy_(at::softmax(self.scalar_type() == out.scalar_type() ? self : self.to(out.scalar_type()), dim));
+}
+OPERATOR(aclnnLogSoftmax, const Tensor& self, int64_t dim, Tensor& out) {
+  out.copy_(at::log_softmax(self.scalar_type() == out.scalar_type() ? self : self.to(out.scalar_type()), dim));
+}
+
+// SwiGLU: silu of the first half times the second. Half types are computed in float32.
+OPERATOR(aclnnSwiGlu, const Tensor& self, int64_t dim, Tensor& out) {
+  auto halves = self.chunk(2, dim);
+  if (self.scalar_type() == at::kFloat) {
+    at::silu_out(out, halves[0]);
+    out.mul_(halves[1]);
+  } else {
+    out.copy_(at::silu(halves[0].to(at::kFloat)).mul_(halves[1]));
+  }
+}
+
+// GELU of the first half (the left, when `activate_left`) times the other; also returns the GELU.
+OPERATOR(aclnnGeGluV3, const Tensor& self, int64_t dim, int64_t approximate, bool activate_left, Tensor& out, Tensor& gelu) {
+  auto halves = self.to(at::kFloat).chunk(2, dim);
+  const auto activated = at::gelu(halves[activate_left ? 0 : 1], approximate == 1 ? "tanh" : "none");
+  gelu.copy_(activated);
+  out.copy_(activated * halves[activate_left ? 1 : 0]);
+}
+OPERATOR(aclnnGeluMul, const Tensor& self, Text approximate, Tensor& out) {
+  auto halves = self.to(at::kFloat).chunk(2, -1);
+  out.copy_(at::gelu(halves[0], approximate == "tanh" ? "tanh" : "none").mul_(halves[1]));
+}

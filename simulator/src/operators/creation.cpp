@@ -1,0 +1,49 @@
+// Filling, ranges and random numbers.
+#include <ATen/CPUGeneratorImpl.h>
+
+#include "operators/operator.h"
+
+using namespace cannsim;
+
+OPERATOR(aclnnInplaceFillScalar, Tensor& self, const Scalar& value) { self.fill_(value); }
+OPERATOR(aclnnInplaceFillTensor, Tensor& self, const Tensor& value) { self.fill_(value.reshape({})); }
+OPERATOR(aclnnInplaceOne, Tensor& self) { self.fill_(1); }
+OPERATOR(aclnnInplaceZero, Tensor& self) {
+  if (self.is_contiguous()) {
+    fill_bytes(self.data_ptr(), 0, self.nbytes());
+  } else {
+    self.zero_();
+  }
+}
+OPERATOR(aclnnArange, const Scalar& start, const Scalar& end, const Scalar& step, Tensor& out) { at::arange_out(out, start, end, step); }
+OPERATOR(aclnnRange, const Scalar& start, const Scalar& end, const Scalar& step, Tensor& out) { at::range_out(out, start, end, step); }
+OPERATOR(aclnnLinspace, const Scalar& start, const Scalar& end, int64_t steps, Tensor& out) { at::linspace_out(out, start, end, steps); }
+OPERATOR(aclnnEye, int64_t rows, int64_t columns, Tensor& out) { at::eye_out(out, rows, columns); }
+
+// The numbers that follow from a seed and an offset: the same on every call, whatever ran before.
+// They are not the chip's numbers: only the distribution is.
+static at::Generator generator(int64_t seed, int64_t offset) {
+  return at::make_generator<at::CPUGeneratorImpl>(uint64_t(seed) * 0x9E3779B97F4A7C15ULL + uint64_t(offset));
+}
+OPERATOR(aclnnInplaceNormal, Tensor& self, float mean, float deviation, int64_t seed, int64_t offset) {
+  self.normal_(mean, deviation, generator(seed, offset));
+}
+OPERATOR(aclnnNormalFloatFloat, float mean, float deviation, int64_t seed, int64_t offset, Tensor& out) {
+  out.normal_(mean, deviation, generator(seed, offset));
+}
+OPERATOR(aclnnInplaceUniform, Tensor& self, double from, double to, int64_t seed, int64_t offset) {
+  self.uniform_(from, to, generator(seed, offset));
+}
+OPERATOR(aclnnInplaceRandom, Tensor& self, int64_t from, int64_t to, int64_t seed, int64_t offset) {
+  self.random_(from, std::optional<int64_t>(to), generator(seed, offset));
+}
+OPERATOR(aclnnSimThreadExponential, Tensor& self, int64_t count, float rate, int64_t seed, int64_t offset) {
+  self.exponential_(rate, generator(seed, offset));
+}
+OPERATOR(aclnnInplaceBernoulli, Tensor& self, const Scalar& probability, int64_t seed, int64_t offset) {
+  self.bernoulli_(probability.toDouble(), generator(seed, offset));
+}
+OPERATOR(aclnnMultinomial, const Tensor& self, int64_t samples, bool replacement, int64_t seed, int64_t offset, Tensor& out) {
+  out.copy_(at::multinomial(self, samples, replacement, generator(seed, offset)));
+}
+OPERATOR(aclnnRandperm, int64_t n, int64_t seed, int64_t offset, Tensor& out) { at::randperm_out(out, n, generator(seed, offset)); }

@@ -1,0 +1,134 @@
+// Indexing, gathering, scattering, masking, joining and repeating.
+#include "operators/operator.h"
+
+using namespace cannsim;
+
+// Indices as ATen takes them: an undefined entry (a full slice) arrives as an empty tensor.
+static c10::List<OptionalTensor> index_list(const TensorList& indices) {
+  c10::List<OptionalTensor> list;
+  for (const auto& index : indices) {
+    if (!index.defined() || index.numel() == 0) {
+      list.push_back(std::nullopt);
+    } else {
+      list.push_back(index.scalar_type() == at::kInt ? index.to(at::kLong) : index);
+    }
+  }
+  return list;
+}
+static Tensor long_index(const Tensor& index) { return index.scalar_type() == at::kLong ? index : index.to(at::kLong); }
+
+OPERATOR(aclnnIndex, const Tensor& self, const TensorList& indices, Tensor& out) { out.copy_(at::index(self, index_list(indices))); }
+OPERATOR(aclnnIndexPutImpl, Tensor& self, const TensorList& indices, const Tensor& values, bool accumulate, bool unsafe) {
+  at::_index_put_impl_(self, index_list(indices), values, accumulate, unsafe);
+}
+OPERATOR(aclnnIndexSelect, const Tensor& self, int64_t dim, const Tensor& index, Tensor& out) { at::index_select_out(out, self, dim, index); }
+OPERATOR(aclnnIndexAdd, const Tensor& self, int64_t dim, const Tensor& index, const Tensor& source, const Scalar& alpha, Tensor& out) {
+  out.copy_(at::index_add(self, dim, index, source, alpha));
+}
+OPERATOR(aclnnIndexCopy, const Tensor& self, int64_t dim, const Tensor& index, const Tensor& source, Tensor& out) {
+  out.copy_(at::index_copy(self, dim, long_index(index), source));
+}
+OPERATOR(aclnnInplaceIndexCopy, Tensor& self, int64_t dim, const Tensor& index, const Tensor& source) {
+  self.index_copy_(dim, long_index(index), source);
+}
+OPERATOR(aclnnIndexFillTensor, const Tensor& self, int64_t dim, IntArray index, const Scalar& value, Tensor& out) {
+  out.copy_(at::index_fill(self, dim, at::tensor(index, at::kLong), value));
+}
+OPERATOR(aclnnGather, const Tensor& self, int64_t dim, const Tensor& index, Tensor& out) { out.copy_(at::gather(self, dim, long_index(index))); }
+OPERATOR(aclnnEmbedding, const Tensor& weight, const Tensor& indices, Tensor& out) {
+  auto rows = out.view({-1, weight.size(-1)});
+  at::index_select_out(rows, weight, 0, indices.reshape({-1}));
+}
+OPERATOR(aclnnTake, const Tensor& self, const Tensor& index, Tensor& out) { out.copy_(at::take(self, long_index(index))); }
+
+// Reductions of a scatter, as CANN numbers them.
+static Tensor scatter(const Tensor& self, int64_t dim, const Tensor& index, const Tensor& source, int64_t reduction) {
+  if (reduction == 0) return at::scatter(self, dim, long_index(index), source);
+  return at::scatter(self, dim, long_index(index), source, reduction == 1 ? "add" : "multiply");
+}
+OPERATOR(aclnnScatter, const Tensor& self, int64_t dim, const Tensor& index, const Tensor& source, int64_t reduction, Tensor& out) {
+  out.copy_(scatter(self, dim, index, source, reduction));
+}
+OPERATOR(aclnnInplaceScatter, Tensor& self, int64_t dim, const Tensor& index, const Tensor& source, int64_t reduction) {
+  self.copy_(scatter(self, dim, index, source, reduction));
+}
+OPERATOR(aclnnScatterValue, const Tensor& self, int64_t dim, const Tensor& index, const Scalar& value, int64_t reduction, Tensor& out) {
+  out.copy_(scatter(self, dim, index, at::full(index.sizes(), value, self.options()), reduction));
+}
+OPERATOR(aclnnInplaceScatterValue, Tensor& self, int64_t dim, const Tensor& index, const Scalar& value, int64_t reduction) {
+  self.copy_(scatter(self, dim, index, at::full(index.sizes(), value, self.options()), reduction));
+}
+OPERATOR(aclnnScatterAdd, const Tensor& self, int64_t dim, const Tensor& index, const Tensor& source, Tensor& out) {
+  out.copy_(at::scatter_add(self, dim, long_index(index), source));
+}
+
+OPERATOR(aclnnInplaceMaskedFillScalar, Tensor& self, const Tensor& mask, const Scalar& value) { self.masked_fill_(mask, value); }
+OPERATOR(aclnnInplaceMaskedFillTensor, Tensor& self, const Tensor& mask, const Tensor& value) { self.masked_fill_(mask, value); }
+OPERATOR(aclnnInplaceMaskedScatter, Tensor& self, const Tensor& mask, const Tensor& source) { self.masked_scatter_(mask, source); }
+
+// Outputs of unknown length: written to the front of `out`, whose view then says how long it is.
+static void write_front(aclTensor* out, const Tensor& result) {
+  out->sizes = result.sizes().vec();
+  out->strides = result.contiguous().strides().vec();
+  View(out).tensor().copy_(result);
+}
+OPERATOR(aclnnMaskedSelect, const Tensor& self, const Tensor& mask, aclTensor* out) { write_front(out, at::masked_select(self, mask)); }
+OPERATOR(aclnnNonzero, const Tensor& self, aclTensor* out) { write_front(out, at::nonzero(self)); }
+OPERATOR(aclnnNonzeroV2, const Tensor& self, aclTensor* out) { write_front(out, at::nonzero(self).t().contiguous()); }
+
+OPERATOR(aclnnCat, const TensorList& tensors, int64_t dim, Tensor& out) { at::cat_out(out, tensors, dim); }
+OPERATOR(aclnnStack, const TensorList& tensors, int64_t dim, Tensor& out) { at::stack_out(out, tensors, dim); }
+OPERATOR(aclnnSplitWithSize, const Tensor& self, IntArray sizes, int64_t dim, TensorList& out) {
+  auto parts = at::split_with_sizes(self, sizes, dim);
+  for (size_t i = 0; i < parts.size(); ++i) out[i].copy_(parts[i]);
+}
+OPERATOR(aclnnRepeat, const Tensor& self, IntArray repeats, Tensor& out) { out.copy_(self.repeat(repeats)); }
+OPERATOR(aclnnRepeatInterleave, const Tensor& self, const Tensor& repeats, int64_t total, Tensor& out) {
+  out.copy_(at::repeat_interleave(self, repeats));
+}
+OPERATOR(aclnnRepeatInterleaveInt, const Tensor& self, int64_t repeats, int64_t total, Tensor& out) {
+  out.copy_(at::repeat_interleave(self, repeats));
+}
+OPERATOR(aclnnRepeatInterleaveTensor, const Tensor& repeats, int64_t total, Tensor& out) { out.copy_(at::repeat_interleave(repeats)); }
+OPERATOR(aclnnRepeatInterleaveWithDim, const Tensor& self, const Tensor& repeats, int64_t dim, int64_t total, Tensor& out) {
+  out.copy_(at::repeat_interleave(self, repeats, dim));
+}
+OPERATOR(aclnnRepeatInterleaveIntWithDim, const Tensor& self, int64_t repeats, int64_t dim, int64_t total, Tensor& out) {
+  out.copy_(at::repeat_interleave(self, repeats, dim));
+}
+OPERATOR(aclnnFlip, const Tensor& self, IntArray dims, Tensor& out) { out.copy_(at::flip(self, dims)); }
+OPERATOR(aclnnRoll, const Tensor& self, IntArray shifts, IntArray dims, Tensor& out) { out.copy_(at::roll(self, shifts, dims)); }
+OPERATOR(aclnnTril, const Tensor& self, int64_t diagonal, Tensor& out) { at::tril_out(out, self, diagonal); }
+OPERATOR(aclnnTriu, const Tensor& self, int64_t diagonal, Tensor& out) { at::triu_out(out, self, diagonal); }
+OPERATOR(aclnnInplaceTril, Tensor& self, int64_t diagonal) { self.tril_(diagonal); }
+OPERATOR(aclnnInplaceTriu, Tensor& self, int64_t diagonal) { self.triu_(diagonal); }
+OPERATOR(aclnnConstantPadNd, const Tensor& self, IntArray pad, const Scalar& value, Tensor& out) {
+  out.copy_(at::constant_pad_nd(self, pad, value));
+}
+OPERATOR(aclnnStridedSlice, const Tensor& self, IntArray begin, IntArray end, IntArray step, int64_t, int64_t, int64_t, int64_t, int64_t,
+         Tensor& out) {
+  Tensor view = self;
+  for (size_t i = 0; i < begin.size(); ++i) view = view.slice(int64_t(i), begin[i], end[i], step[i]);
+  out.copy_(view);
+}
+OPERATOR(aclnnOneHot, const Tensor& self, int64_t depth, const Tensor& on, const Tensor& off, int64_t axis, Tensor& out) {
+  out.copy_(at::where(at::one_hot(long_index(self), depth).to(at::kBool), on, off));
+}
+
+// Cache writes: row `slot` of the flattened cache gets token i; a negative slot is padding.
+static void write_slots(const Tensor& rows, Tensor& cache, const Tensor& slots) {
+  const auto valid = slots >= 0;
+  const auto flat = cache.view({-1, rows.size(1), rows.size(2)});
+  if (valid.all().item<bool>()) {
+    flat.index_copy_(0, long_index(slots), rows);
+  } else {
+    flat.index_copy_(0, long_index(slots.masked_select(valid)), rows.index({valid}));
+  }
+}
+OPERATOR(aclnnScatterPaKvCache, const Tensor& key, Tensor& key_cache, const Tensor& slots, const Tensor& value, Tensor& value_cache,
+         const OptionalTensor& compress_lens, const OptionalTensor& compress_offsets, const OptionalTensor& seq_lens, Text cache_mode,
+         Text scatter_mode, OptionalIntArray strides, OptionalIntArray offsets) {
+  TORCH_CHECK(cache_mode == "Norm", "aclnnScatterPaKvCache: cache mode ", cache_mode, " is not simulated; Norm is");
+  write_slots(key, key_cache, slots);
+  write_slots(value, value_cache, slots);
+}

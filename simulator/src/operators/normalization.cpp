@@ -1,0 +1,48 @@
+// Normalisation. As on the chip, half types are accumulated in float32 and rounded once, at the end.
+#include "operators/operator.h"
+
+using namespace cannsim;
+
+namespace {
+
+// y = x * rstd * gamma with rstd = 1 / sqrt(mean(x^2) + epsilon), over gamma's dimensions.
+void rms_norm(const Tensor& x, const Tensor& gamma, double epsilon, Tensor& y, Tensor* rstd) {
+  const Tensor wide = x.scalar_type() == at::kFloat ? x : x.to(at::kFloat);
+  std::vector<int64_t> dims;
+  for (int64_t dim = x.dim() - gamma.dim(); dim < x.dim(); ++dim) dims.push_back(dim);
+  const Tensor scale = at::rsqrt(wide.square().mean(dims, true).add_(epsilon));
+  if (rstd != nullptr && rstd->numel() > 0) rstd->copy_(scale);
+  if (y.scalar_type() == at::kFloat) {
+    at::mul_out(y, wide, scale);
+    y.mul_(gamma);
+  } else {
+    y.copy_((wide * scale).mul_(gamma.to(at::kFloat)));
+  }
+}
+
+}  // namespace
+
+OPERATOR(aclnnRmsNorm, const Tensor& self, const Tensor& gamma, double epsilon, Tensor& y, Tensor& rstd) {
+  rms_norm(self, gamma, epsilon, y, &rstd);
+}
+// Gemma's form scales by one plus gamma.
+OPERATOR(aclnnGemmaRmsNorm, const Tensor& self, const Tensor& gamma, double epsilon, Tensor& y, Tensor& rstd) {
+  rms_norm(self, gamma.to(at::kFloat).add_(1), epsilon, y, &rstd);
+}
+OPERATOR(aclnnAddRmsNorm, const Tensor& x1, const Tensor& x2, const Tensor& gamma, double epsilon, Tensor& y, Tensor& rstd, Tensor& x) {
+  if (x.scalar_type() == at::kFloat) {
+    at::add_out(x, x1, x2);
+    rms_norm(x, gamma, epsilon, y, &rstd);
+  } else {
+    const Tensor sum = x1.to(at::kFloat) + x2;
+    x.copy_(sum);
+    rms_norm(sum, gamma, epsilon, y, &rstd);
+  }
+}
+OPERATOR(aclnnLayerNorm, const Tensor& self, IntArray shape, const OptionalTensor& weight, const OptionalTensor& bias, double epsilon,
+         Tensor& out, const OptionalTensor& mean_out, const OptionalTensor& rstd_out) {
+  auto [y, mean, rstd] = at::native_layer_norm(self, shape, weight, bias, epsilon);
+  out.copy_(y);
+  if (mean_out) Tensor(*mean_out).copy_(mean);
+  if (rstd_out) Tensor(*rstd_out).copy_(rstd);
+}

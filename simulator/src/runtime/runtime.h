@@ -1,0 +1,201 @@
+// The simulated devices, their streams, memory and counters; what the C interface in this folder
+// and the operator and collective libraries are written on.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include "acl/acl.h"
+#include "acl/error_codes/rt_error_codes.h"
+
+#define CANNSIM_API __attribute__((visibility("default")))
+
+namespace cannsim {
+
+// An error with the code that CANN would return; the C interface turns it into one.
+class CANNSIM_API Error : public std::runtime_error {
+ public:
+  Error(int code, const std::string& message) : std::runtime_error(message), code(code) {}
+  int code;
+};
+
+// Keeps `message` for aclGetRecentErrMsg on this thread and returns `code`.
+CANNSIM_API int report(int code, const std::string& message);
+
+// Runs `body`; an Error becomes its code and message, success is ACL_SUCCESS.
+template <typename Body>
+int guarded(Body&& body) {
+  try {
+    body();
+    return ACL_SUCCESS;
+  } catch (const Error& error) {
+    return report(error.code, error.what());
+  } catch (const std::exception& error) {
+    return report(ACL_ERROR_INTERNAL_ERROR, error.what());
+  }
+}
+
+// ---- profiles ---------------------------------------------------------------------------------
+
+struct ChipProfile {
+  const char* soc;
+  int64_t hbm_bytes, cube_cores, vector_cores, l2_bytes;
+};
+
+struct CannProfile {
+  const char* version;
+  const char* driver;
+  std::vector<const char*> lacks;  // aclnn functions that this version does not export
+};
+
+// Read once from CANNSIM_CHIP, CANNSIM_CANN, CANNSIM_DEVICES, CANNSIM_DEVICE_MEMORY,
+// CANNSIM_INLINE, CANNSIM_COUNTERS and ASCEND_RT_VISIBLE_DEVICES.
+struct Settings {
+  ChipProfile chip;
+  CannProfile cann;
+  std::vector<int> visible;   // physical number of each visible device
+  int64_t device_memory;      // bytes
+  bool inline_mode;           // run every task in the caller, for debugging
+  std::string counters_path;  // where each process writes its counters at exit; empty: nowhere
+};
+CANNSIM_API const Settings& settings();
+CANNSIM_API bool cann_lacks(const char* function);
+
+// ---- counters ---------------------------------------------------------------------------------
+
+struct Tally {
+  std::atomic<uint64_t> count{0}, bytes{0};
+  void add(uint64_t size) {
+    count.fetch_add(1, std::memory_order_relaxed);
+    bytes.fetch_add(size, std::memory_order_relaxed);
+  }
+};
+
+struct Counters {
+  Tally host_to_device, device_to_host, device_to_device, memset;
+  std::atomic<uint64_t> stream_syncs{0}, device_syncs{0}, event_syncs{0};
+  std::atomic<uint64_t> events_recorded{0}, event_waits{0}, allocations{0};
+};
+CANNSIM_API Counters& counters();
+CANNSIM_API Tally& operator_tally(const std::string& name);  // stable address
+CANNSIM_API std::string counters_json();
+CANNSIM_API void reset_counters();
+void write_counters_at_exit();
+
+// ---- streams and events -----------------------------------------------------------------------
+
+// Work for a stream. It may be run again (a captured graph), so it owns all it needs.
+class CANNSIM_API Task {
+ public:
+  virtual ~Task() = default;
+  virtual void run() = 0;
+};
+
+template <typename Body>
+std::shared_ptr<Task> make_task(Body body) {
+  struct Function final : Task {
+    explicit Function(Body body) : body(std::move(body)) {}
+    void run() override { body(); }
+    Body body;
+  };
+  return std::make_shared<Function>(std::move(body));
+}
+
+// An event counts its records: a wait or a query refers to the last record made before it.
+struct EventState {
+  std::mutex mutex;
+  std::condition_variable changed;
+  uint64_t recorded = 0, completed = 0;
+  std::chrono::steady_clock::time_point time;
+};
+struct Event {
+  std::shared_ptr<EventState> state = std::make_shared<EventState>();
+  uint32_t flag = 0;
+};
+
+// A queue with a thread of its own, started with the first task.
+class CANNSIM_API Stream {
+ public:
+  Stream(int device, int id) : device(device), id(id) {}
+  ~Stream();
+  void submit(std::shared_ptr<Task> task);
+  // Waits until all tasks submitted so far have run. Throws the first error of a task since the
+  // last wait, and ACL_ERROR_RT_STREAM_SYNC_TIMEOUT after `timeout_ms` (negative: for ever).
+  void synchronize(int timeout_ms = -1);
+  bool idle();
+  const int device, id;
+
+ private:
+  void loop();
+  void run(Task& task);
+  void rethrow();
+  std::mutex mutex_;
+  std::condition_variable work_, done_;
+  std::deque<std::shared_ptr<Task>> queue_;
+  uint64_t submitted_ = 0, finished_ = 0;
+  bool sleeping_ = false, stop_ = false;
+  int error_code_ = 0;
+  std::string error_message_;
+  std::thread thread_;
+};
+
+// ---- devices and memory -----------------------------------------------------------------------
+
+class CANNSIM_API Device {
+ public:
+  explicit Device(int id) : id(id) {}
+  Stream& default_stream();
+  Stream* create_stream();
+  void destroy_stream(Stream* stream);
+  void synchronize(int timeout_ms = -1);
+  void take(size_t bytes);  // throws ACL_ERROR_RT_MEMORY_ALLOCATION beyond the chip's memory
+  void give(size_t bytes);
+  const int id;
+  std::atomic<int64_t> used{0}, peak{0};
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Stream>> streams_;
+  int next_stream_ = 0;
+};
+
+// Allocations by address, so that a pointer's device, or its being page-locked, can be asked.
+struct Range {
+  size_t bytes;
+  int device;  // -1: page-locked host memory
+  bool owned;  // mapped by us (false: registered or mapped over a reservation)
+};
+class MemoryMap {
+ public:
+  void insert(void* address, Range range);
+  Range remove(void* address);  // throws ACL_ERROR_RT_PARAM_INVALID for an unknown address
+  bool find(const void* address, Range* range);
+
+ private:
+  std::mutex mutex_;
+  std::map<uintptr_t, Range> ranges_;
+};
+MemoryMap& memory_map();
+
+CANNSIM_API Device& device(int id);        // throws ACL_ERROR_RT_INVALID_DEVICEID
+CANNSIM_API int current_device();          // throws ACL_ERROR_RT_CONTEXT_NULL when none is set
+CANNSIM_API void set_current_device(int id);
+CANNSIM_API Stream& stream_of(aclrtStream handle);  // nullptr: the current device's default
+
+// Sets device memory to `value`; whole pages of zeros are given back to the operating system, so
+// that a cache of many gigabytes costs only the pages that are used.
+CANNSIM_API void fill_bytes(void* address, int value, size_t bytes);
+
+}  // namespace cannsim
