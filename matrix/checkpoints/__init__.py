@@ -1,4 +1,4 @@
-"""Checkpoints: turns a model's recipe into a Hugging Face folder that vLLM and transformers load."""
+"""Checkpoints: turns a model's recipe into a folder that vLLM and transformers load."""
 
 from matrix.checkpoints._build import materialise, recipe_key
 from matrix.checkpoints._cache import default_folder

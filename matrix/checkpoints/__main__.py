@@ -1,4 +1,4 @@
-"""Command line: `python -m matrix.checkpoints NAME...` builds checkpoints and prints their paths."""
+"""Command line: `python -m matrix.checkpoints NAME...` builds checkpoints, prints their paths."""
 
 from __future__ import annotations
 

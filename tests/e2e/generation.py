@@ -1,4 +1,4 @@
-"""Bodies of the features of generation: each compares tokens and logprobs, and proves its feature."""
+"""Bodies of the features of generation: each compares with a reference, and proves its feature."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ QUESTIONS = (
 
 
 def encode(tokenizer: Any, texts: list[str] | tuple[str, ...]) -> list[list[int]]:
-    """Return the token ids of each text, as the tokenizer gives them with its own special tokens."""
+    """Return the token ids of each text, with the special tokens that the tokenizer adds."""
     return [list(tokenizer(text)["input_ids"]) for text in texts]
 
 

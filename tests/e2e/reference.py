@@ -87,7 +87,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Beam:
-    """One hypothesis of a beam search: its tokens after the prompt, and the sum of their logprobs."""
+    """One hypothesis of a beam search: tokens after the prompt, and the sum of their logprobs."""
 
     tokens: list[int]
     score: float
