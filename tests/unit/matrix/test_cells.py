@@ -1,0 +1,82 @@
+"""Expansion covers every combination, and rules take cells away for the versions they name."""
+
+from __future__ import annotations
+
+import pytest
+
+import matrix
+from matrix.cells import holds
+from matrix.schema import Rule
+from tests.unit.matrix.conftest import Data
+
+
+def test_every_combination_once() -> None:
+    loaded = matrix.load()
+    cells = matrix.expand(loaded)
+    axes = (loaded.models, loaded.features, loaded.cann, loaded.hardware)
+    product = 1
+    for axis in axes:
+        product *= len(axis)
+    assert len({cell.id for cell in cells}) == len(cells) == product
+
+
+def test_id_has_the_stable_form() -> None:
+    ids = {cell.id for cell in matrix.expand(matrix.load())}
+    assert "smollm2-135m/base/cann-9.1.0/a2" in ids
+
+
+def test_every_model_has_supported_cells_on_every_cann_version() -> None:
+    loaded = matrix.load()
+    cells = matrix.expand(loaded)
+    supported = {(c.model.name, c.cann.version) for c in cells if c.unsupported is None}
+    assert supported == {(model, cann) for model in loaded.models for cann in loaded.cann}
+
+
+def test_pooling_and_generation_exclude_each_other() -> None:
+    for cell in matrix.expand(matrix.load()):
+        applies = (cell.feature.name == "embedding") == (cell.model.task == "embed")
+        effect = cell.unsupported.effect if cell.unsupported else None
+        assert (effect == "not-applicable") == (not applies), cell.id
+
+
+@pytest.mark.parametrize(
+    ("since", "until", "expected"),
+    [
+        (None, None, {"8.5.0", "9.1.0"}),
+        (None, {"cann": "9.1.0"}, {"8.5.0"}),
+        ({"cann": "9.0.0"}, None, {"9.1.0"}),
+        ({"cann": "8.5.0"}, {"cann": "8.5.1"}, {"8.5.0"}),
+        ({"cann": "10.0.0"}, None, set()),
+        (None, {"plugin": "0.1.0"}, set()),
+        (None, {"plugin": "0.1.1"}, {"8.5.0", "9.1.0"}),
+        ({"vllm": "0.33.0"}, None, set()),
+    ],
+)
+def test_bounds_of_a_rule(
+    since: dict[str, str] | None, until: dict[str, str] | None, expected: set[str]
+) -> None:
+    loaded = matrix.load()
+    rule = Rule.model_validate(
+        {
+            "name": "bounded",
+            "when": {"model": ("qwen3",), "feature": ("base",)},
+            "reason": "Only a test says so.",
+            "since": since,
+            "until": until,
+        }
+    )
+    held = {cell for cell in matrix.expand(loaded) if holds(rule, cell, loaded.release)}
+    assert {cell.cann.version for cell in held} == expected
+    assert {cell.feature.name for cell in held} <= {"base"}
+
+
+def test_versions_are_compared_as_versions_not_as_text(data: Data) -> None:
+    data.append("cann.yaml", '  - version: "10.0.0"\n    status: current\n    source: a test\n')
+    data.append(
+        "rules.yaml",
+        "  - name: extra\n    when: {model: [qwen3], feature: [base]}\n"
+        '    since: {cann: "9.1.0"}\n    reason: A reason of enough words.\n',
+    )
+    loaded = matrix.load(data.root)
+    gone = {c.id for c in matrix.expand(loaded) if c.unsupported and c.unsupported.name == "extra"}
+    assert gone == {"qwen3/base/cann-9.1.0/a2", "qwen3/base/cann-10.0.0/a2"}

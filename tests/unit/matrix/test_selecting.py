@@ -1,0 +1,89 @@
+"""Selections are never silently empty, and say what was probably meant."""
+
+from __future__ import annotations
+
+import pytest
+
+import matrix
+from matrix.errors import EmptySelection, UnknownPattern, UnknownSelection
+
+
+@pytest.fixture(scope="module")
+def loaded() -> matrix.Matrix:
+    return matrix.load()
+
+
+@pytest.fixture(scope="module")
+def cells(loaded: matrix.Matrix) -> list[matrix.Cell]:
+    return matrix.expand(loaded)
+
+
+def test_pattern_selects_supported_cells_only(
+    loaded: matrix.Matrix, cells: list[matrix.Cell]
+) -> None:
+    chosen = matrix.select(loaded, cells, ["qwen3*/*/cann-9.1.0/a2"])
+    assert {cell.model.name for cell in chosen} == {"qwen3", "qwen3-embedding"}
+    assert all(cell.unsupported is None for cell in chosen)
+    assert [c.id for c in chosen] == [c.id for c in cells if c in chosen], "in matrix order"
+
+
+def test_several_patterns_unite_and_do_not_repeat(
+    loaded: matrix.Matrix, cells: list[matrix.Cell]
+) -> None:
+    chosen = matrix.select(loaded, cells, ["llama/base/*", "llama/*/cann-9.1.0/a2"])
+    assert len(chosen) == len({cell.id for cell in chosen}) == 11
+
+
+def test_unknown_pattern_names_the_component_and_the_nearest(
+    loaded: matrix.Matrix, cells: list[matrix.Cell]
+) -> None:
+    with pytest.raises(UnknownPattern) as caught:
+        matrix.select(loaded, cells, ["qwen3/base/*", "smolm2-135m/bse/*/a2"])
+    assert caught.value.exit_code == 2
+    assert "No model is matched by 'smolm2-135m'" in str(caught.value)
+    assert "Did you mean 'smollm2-135m/base/*/a2'?" in str(caught.value)
+
+
+def test_name_alone_is_completed(loaded: matrix.Matrix, cells: list[matrix.Cell]) -> None:
+    with pytest.raises(UnknownPattern, match=r"Did you mean 'qwen3/\*/\*/\*'"):
+        matrix.select(loaded, cells, ["qwen3"])
+
+
+def test_only_unsupported_cells_is_empty_with_the_reason(
+    loaded: matrix.Matrix, cells: list[matrix.Cell]
+) -> None:
+    with pytest.raises(EmptySelection, match="generates no tokens") as caught:
+        matrix.select(loaded, cells, ["qwen3-embedding/base/*"])
+    assert caught.value.exit_code == 5
+
+
+def test_pattern_outside_the_selection_is_empty(
+    loaded: matrix.Matrix, cells: list[matrix.Cell]
+) -> None:
+    with pytest.raises(EmptySelection, match="no cell in common"):
+        matrix.select(loaded, cells, ["gemma3/logprobs/*"], "smoke")
+
+
+def test_unknown_selection(loaded: matrix.Matrix, cells: list[matrix.Cell]) -> None:
+    with pytest.raises(UnknownSelection, match="Did you mean 'smoke'") as caught:
+        matrix.select(loaded, cells, (), "smok")
+    assert caught.value.exit_code == 2
+
+
+def test_smoke_covers_what_a_newcomer_should_see(
+    loaded: matrix.Matrix, cells: list[matrix.Cell]
+) -> None:
+    smoke = matrix.select(loaded, cells, selection="smoke")
+    assert len(smoke) >= 20
+    assert {cell.cann.version for cell in smoke} == set(loaded.cann)
+    assert {cell.model.name for cell in smoke} == set(loaded.models)
+    assert {cell.feature.name for cell in smoke} == set(loaded.features)
+    assert any(cell.feature.transport == "http" for cell in smoke)
+
+
+def test_all_and_nightly_hold_every_supported_cell(
+    loaded: matrix.Matrix, cells: list[matrix.Cell]
+) -> None:
+    supported = [cell for cell in cells if cell.unsupported is None]
+    for name in ("all", "nightly"):
+        assert matrix.select(loaded, cells, selection=name) == supported
