@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 NORM_SPREAD = 0.1
 """Standard deviation added to norm weights and biases, so that an ignored one is noticed."""
 
+TRIAL_TOKENS = 32
+VARIED_TOKENS = 4
+"""Different tokens in a trial, on average over its prompts, below which a recipe is refused."""
+
 OUTPUT_GAIN = 3.0
 """Standard deviation of the last norm's weights, which scales the logits.
 
@@ -43,6 +47,7 @@ def build(recipe: StandInCheckpoint, folder: Path) -> None:
             raise _refused(recipe, error) from error
         _spread(torch, model)
     model.eval()
+    _require_varied(torch, model, recipe)
     model.generation_config = transformers.GenerationConfig(
         do_sample=False,
         **{
@@ -82,6 +87,32 @@ def _spread(torch: Any, model: Any) -> None:
                 weight.sub_(1.0).add_(torch.randn_like(weight), alpha=OUTPUT_GAIN)
             else:
                 weight.add_(torch.randn_like(weight), alpha=NORM_SPREAD)
+
+
+def _require_varied(torch: Any, model: Any, recipe: StandInCheckpoint) -> None:
+    """Decode greedily from a few prompts and refuse weights that repeat one token for ever.
+
+    A model that always says the same agrees with its reference even when attention is wrong.
+    """
+    first = len(recipe.tokenizer.special_tokens)
+    prompts = torch.arange(first, first + 64).reshape(4, 16)
+    with torch.inference_mode():
+        tokens = model.generate(
+            prompts,
+            attention_mask=torch.ones_like(prompts),
+            max_new_tokens=TRIAL_TOKENS,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )[:, prompts.shape[1] :]
+    varied = sum(len(set(row)) for row in tokens.tolist()) / len(prompts)
+    if varied < VARIED_TOKENS:
+        raise CheckpointError(
+            f"The stand-in's greedy output has {varied:.1f} different tokens in {TRIAL_TOKENS}.",
+            why="With this seed and weight_std it repeats itself, so that comparing its output "
+            "with a reference would show little.",
+            fix="Change checkpoint.seed or checkpoint.weight_std of the model in matrix/models/.",
+        )
 
 
 def _class_of(transformers: Any, name: str) -> Any:

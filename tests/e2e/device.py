@@ -6,7 +6,6 @@ yet, so that every function here may answer None; bodies then prove themselves b
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,18 +50,15 @@ class Work:
         )
 
 
-def simulated() -> bool:
-    """Whether this process runs over the simulator."""
-    return any(name.startswith("CANNSIM_") for name in os.environ)
-
-
 def work() -> Work | None:
     """Return the work that the device has done for this process, or None where nobody counts."""
-    if not simulated():
+    counters = _counters()
+    if counters is None:
         return None
-    from cannsim import counters
-
-    return _work(counters.snapshot())
+    try:
+        return _work(counters.snapshot())
+    except counters.NotSimulated:
+        return None
 
 
 def work_of_others(folder: Path) -> Work | None:
@@ -70,13 +66,24 @@ def work_of_others(folder: Path) -> Work | None:
 
     Such processes were started with `CANNSIM_COUNTERS=folder`.
     """
-    if not simulated() or not folder.is_dir() or not any(folder.iterdir()):
+    counters = _counters()
+    if counters is None:
         return None
-    from cannsim import counters
+    try:
+        return _work(counters.load(folder))
+    except FileNotFoundError:
+        return None
 
-    return _work(counters.load(folder))
+
+def _counters() -> Any:
+    """The simulator's counters module, or None where the simulator is not installed."""
+    try:
+        from cannsim import counters
+    except ImportError:
+        return None
+    return counters
 
 
 def _work(counted: Mapping[str, Any]) -> Work:
-    launches = {str(name): int(count) for name, count in counted.get("launches", {}).items()}
-    return Work(launches, int(counted.get("synchronizations", 0)))
+    launches = {name: int(entry["count"]) for name, entry in counted["launches"].items()}
+    return Work(launches, sum(counted["synchronizations"].values()))

@@ -126,12 +126,12 @@ class Engine:
     Attributes:
         llm: the `vllm.LLM`.
         timings: seconds for `import`, `engine_start` and, summed over runs, `generation`.
-        counters: folder in which the engine's processes leave their counters; None in-process.
+        counters: folder in which the engine's processes leave their counters when they end.
     """
 
     llm: Any
     timings: dict[str, float]
-    counters: Path | None
+    counters: Path
     trace: StepTrace | None = None
     platform: dict[str, object] = field(default_factory=dict)
 
@@ -197,6 +197,23 @@ class Engine:
         return proof
 
 
+def proof_of_work_elsewhere(folder: Path) -> dict[str, object]:
+    """Require that processes which have ended launched paged attention, if anybody counts.
+
+    Args:
+        folder: where they left their counters, see `device.work_of_others`.
+
+    Raises:
+        GateFailed: this process counts its work and those left nothing, or no attention.
+    """
+    work = device.work_of_others(folder)
+    if work is None:
+        require(device.work() is None, f"no process left its device counters in {folder}")
+        return {}
+    require(work.attention > 0, f"no launch of {device.ATTENTION}* among {work.launches}")
+    return {"attention_launches": work.attention, "operator_launches": work.total}
+
+
 @contextlib.contextmanager
 def start(ctx: CellContext, *, in_process: bool = True, **overrides: Any) -> Iterator[Engine]:
     """Start the engine of a cell, and shut it down afterwards.
@@ -212,8 +229,8 @@ def start(ctx: CellContext, *, in_process: bool = True, **overrides: Any) -> Ite
     """
     os.environ.update(QUIET)
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
-    counters = None if in_process else ctx.workdir / "counters"
-    if counters is not None:
+    counters = ctx.workdir / "counters"
+    if not in_process:
         counters.mkdir(parents=True, exist_ok=True)
         os.environ["CANNSIM_COUNTERS"] = str(counters)
     started = time.perf_counter()

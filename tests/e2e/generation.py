@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.e2e import compare, prompts
 from tests.e2e.context import CellContext, GateFailed, Outcome, require
-from tests.e2e.engine import Engine, Run, chosen_logprobs, start
+from tests.e2e.engine import Engine, Run, chosen_logprobs, proof_of_work_elsewhere, start
 from tests.e2e.reference import Reference, Scored
 
 
@@ -270,6 +270,7 @@ def guided_decoding(ctx: CellContext) -> Outcome:
         }
         proof = dict(engine.platform)
         proof["backend"] = engine.config.structured_outputs_config.backend
+    proof |= proof_of_work_elsewhere(engine.counters)
     free_texts = [o.outputs[0].text for o in free.outputs]
     guided_texts = {k: [o.outputs[0].text for o in run.outputs] for k, run in guided.items()}
     proof |= proof_of_grammar(free_texts, guided_texts)

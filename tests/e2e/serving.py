@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.e2e import compare, device
+from tests.e2e import compare
 from tests.e2e.context import CellContext, Outcome, require
-from tests.e2e.engine import QUIET, arguments
+from tests.e2e.engine import QUIET, arguments, proof_of_work_elsewhere
 from tests.e2e.reference import Reference
 
 NAME = "served-model"
@@ -94,7 +94,7 @@ def http(ctx: CellContext) -> Outcome:
     require(chunks > 2, f"the chat's stream came in {chunks} pieces; it is not a stream")
     asked = len(expected) + 3
     require_served(proof, asked, length * (len(expected) + 1))
-    proof |= _device_proof(server.counters)
+    proof |= proof_of_work_elsewhere(server.counters)
     return Outcome(
         metrics={
             "prompts": (len(expected), "prompts"),
@@ -230,17 +230,6 @@ def require_served(proof: Mapping[str, object], requests: int, tokens: int) -> N
         f"the server counted {found[0]:.0f} requests and {found[1]:.0f} generated tokens; "
         f"{requests} requests with at least {tokens} tokens were made",
     )
-
-
-def _device_proof(folder: Path) -> dict[str, object]:
-    """What the server's processes counted on the device; empty where nobody counts."""
-    if not device.simulated():
-        return {}
-    work = device.work_of_others(folder)
-    require(work is not None, f"no process of the server left device counters in {folder}")
-    assert work is not None
-    require(work.attention > 0, f"no launch of {device.ATTENTION}* among {work.launches}")
-    return {"attention_launches": work.attention, "operator_launches": work.total}
 
 
 def _wait_until_healthy(
