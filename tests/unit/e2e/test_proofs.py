@@ -1,0 +1,211 @@
+"""Each proof accepts what a working feature leaves, and refuses what one that is off leaves."""
+
+from __future__ import annotations
+
+import importlib
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import matrix
+from tests.e2e import generation
+from tests.e2e.context import GateFailed
+from tests.e2e.device import Work
+from tests.e2e.engine import Engine, Run, Step, StepTrace
+from tests.e2e.serving import ServerError, flags, read_metric, require_served
+
+LAYERS = 3
+
+
+def engine_of(layers: int = LAYERS) -> Engine:
+    text = SimpleNamespace(num_hidden_layers=layers)
+    config = SimpleNamespace(model_config=SimpleNamespace(hf_text_config=text))
+    llm = SimpleNamespace(llm_engine=SimpleNamespace(vllm_config=config))
+    return Engine(llm, {}, counters=None, platform={"platform": "npu"})  # type: ignore[arg-type]
+
+
+def run_of(steps: int, attention: int) -> Run:
+    work = Work({"aclnnFusedInferAttentionScoreV3": attention, "aclnnMatmul": 9}, 0)
+    done = [Step({"r": 1}, 2 * i, 2 * i + 1) for i in range(steps)]
+    return Run([], 1.0, done, work)
+
+
+def test_attention_has_to_be_launched_once_per_layer_and_step() -> None:
+    proof = engine_of().proof_of_attention(run_of(4, 4 * LAYERS))
+    assert proof["attention_launches"] == 12
+    for attention in (0, 4 * LAYERS - 1, 5 * LAYERS):
+        with pytest.raises(GateFailed, match="expected 12"):
+            engine_of().proof_of_attention(run_of(4, attention))
+    with pytest.raises(GateFailed, match="not schedule a single step"):
+        engine_of().proof_of_attention(run_of(0, 0))
+
+
+def test_chunks_within_the_budget_are_counted() -> None:
+    parts = {"a": [32, 32, 16, 1, 1], "b": [32, 32, 16, 1, 1]}
+    assert generation.proof_of_chunks(parts, 80, 32)["prefill_parts"] == 6
+
+
+@pytest.mark.parametrize(
+    ("parts", "size", "message"),
+    [
+        ({"a": [80, 1, 1]}, 80, "not read in several steps"),
+        ({"a": [32, 32, 1, 1]}, 80, "not read in several steps"),
+        ({"a": [40, 40, 1]}, 80, "the budget is 32"),
+        ({"a": [20, 1, 1]}, 20, "fit into one step"),
+        ({}, 80, "no request"),
+    ],
+)
+def test_prompts_read_at_once_or_over_budget_fail(
+    parts: dict[str, list[int]], size: int, message: str
+) -> None:
+    with pytest.raises(GateFailed, match=message):
+        generation.proof_of_chunks(parts, size, 32)
+
+
+def test_prefix_hits_are_the_work_that_was_saved() -> None:
+    proof = generation.proof_of_prefix_hits([0, 0, 96, 96], warm=100, cold=196)
+    assert proof["cached_tokens"] == 96
+
+
+@pytest.mark.parametrize(
+    ("hits", "warm", "cold", "message"),
+    [
+        ([0, 0, 0, 0], 196, 196, "no token of the shared prefix"),
+        ([0, 16, 112, 112], 100, 196, "in a cache that was empty"),
+        ([0, 0, 96, 112], 100, 196, "after the cache was emptied"),
+        ([0, 0, 96, 96], 196, 196, "0 fewer were computed"),
+    ],
+)
+def test_prefix_cache_that_is_off_or_only_counts_fails(
+    hits: list[float], warm: int, cold: int, message: str
+) -> None:
+    with pytest.raises(GateFailed, match=message):
+        generation.proof_of_prefix_hits(hits, warm, cold)
+
+
+SAMPLES = [[[1, 2], [1, 3], [2, 2]]]
+
+
+def test_samples_differ_repeat_with_their_seed_and_change_with_another() -> None:
+    generation.proof_of_samples(SAMPLES, SAMPLES, [[[7, 7], [1, 3], [2, 2]]], 3)
+    with pytest.raises(GateFailed, match="2 of 3 samples"):
+        generation.proof_of_samples([[[1, 2], [1, 2], [2, 2]]], SAMPLES, SAMPLES, 3)
+    with pytest.raises(GateFailed, match="3 samples, not 4"):
+        generation.proof_of_samples(SAMPLES, SAMPLES, SAMPLES, 4)
+    with pytest.raises(GateFailed, match="other samples the second time"):
+        generation.proof_of_samples(SAMPLES, [[[1, 2], [1, 3], [2, 3]]], [[[7, 7]]], 3)
+    with pytest.raises(GateFailed, match="another seed gave the same"):
+        generation.proof_of_samples(SAMPLES, SAMPLES, SAMPLES, 3)
+
+
+def test_draws_that_are_all_the_most_likely_token_are_implausible() -> None:
+    # Mean and variance of the logprob of tokens with probabilities 0.7, 0.2, 0.1.
+    mean, variance = -0.8018, 0.5207
+    fair = [-0.3567] * 45 + [-1.6094] * 13 + [-2.3026] * 6
+    assert abs(generation.require_plausible_draws(fair, mean, variance)) < 1
+    with pytest.raises(GateFailed, match="standard errors"):
+        generation.require_plausible_draws([-0.3567] * 64, mean, variance)
+
+
+FREE = ["Paris.\n", "100 degrees"]
+GUIDED = {
+    "choice": ["a red boat", "no boat"],
+    "regex": ["abcd-123", "ffff-000"],
+    "json": ['{"open": true, "pier": "first", "pupils": 7}'] * 2,
+}
+
+
+def test_grammar_is_obeyed_by_constrained_outputs_only() -> None:
+    assert generation.proof_of_grammar(FREE, GUIDED)["constraints"] == ["choice", "json", "regex"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        ("choice", "a green boat"),
+        ("regex", "abcd-12"),
+        ("json", '{"open": true, "pier": "fourth", "pupils": 7}'),
+        ("json", '{"open": true, "pier": "first", "pupils": 700}'),
+        ("json", '{"open": true, "pier": "first"}'),
+        ("json", '{"open": true, "pier": "first", "pupils": 7'),
+        ("json", '{"open": 1, "pier": "first", "pupils": true}'),
+    ],
+)
+def test_output_that_breaks_its_constraint_fails(kind: str, text: str) -> None:
+    with pytest.raises(GateFailed, match=f"breaks its {kind} constraint"):
+        generation.proof_of_grammar(FREE, {**GUIDED, kind: [GUIDED[kind][0], text]})
+
+
+def test_constraint_that_changed_nothing_fails() -> None:
+    with pytest.raises(GateFailed, match="obeys choice anyway"):
+        generation.proof_of_grammar(["no boat", "no boat"], {"choice": ["no boat", "no boat"]})
+
+
+class _Scheduler:
+    """Hands out the given numbers of tokens, as vLLM's scheduler does."""
+
+    def schedule(self, tokens: dict[str, int]) -> Any:
+        total = sum(tokens.values())
+        return SimpleNamespace(num_scheduled_tokens=tokens, total_num_scheduled_tokens=total)
+
+    def update_from_output(self, _output: Any, result: str) -> str:
+        return result
+
+
+def test_trace_tells_overlapping_steps_from_sequential_ones() -> None:
+    scheduler = _Scheduler()
+    trace = StepTrace(scheduler)
+    first = scheduler.schedule({"a": 5})
+    scheduler.schedule({})
+    assert scheduler.update_from_output(first, "done") == "done"
+    second = scheduler.schedule({"a": 1})
+    third = scheduler.schedule({"a": 1, "b": 4})
+    scheduler.update_from_output(second, "")
+    scheduler.update_from_output(third, "")
+    run = Run([], 1.0, trace.steps, None)
+    assert [step.tokens for step in trace.steps] == [{"a": 5}, {"a": 1}, {"a": 1, "b": 4}]
+    assert run.overlapping == 1
+    assert run.per_request() == {"a": [5, 1, 1], "b": [4]}
+    assert run.scheduled == 11
+
+
+METRICS = """# HELP vllm:generation_tokens_total Number of generation tokens processed.
+vllm:generation_tokens_total{engine="0",model_name="m"} 80.0
+vllm:generation_tokens_total{engine="1",model_name="m"} 16.0
+vllm:generation_tokens_created{engine="0"} 1.7e+09
+"""
+
+
+def test_server_that_counted_fewer_requests_or_tokens_fails() -> None:
+    assert read_metric(METRICS, "vllm:generation_tokens_total") == 96
+    with pytest.raises(ServerError, match="no 'vllm:prompt_tokens_total'"):
+        read_metric(METRICS, "vllm:prompt_tokens_total")
+    require_served({"requests": 7.0, "generated_tokens": 96.0}, 7, 96)
+    with pytest.raises(GateFailed, match="6 requests"):
+        require_served({"requests": 6.0, "generated_tokens": 96.0}, 7, 96)
+    with pytest.raises(GateFailed, match="95 generated tokens"):
+        require_served({"requests": 7.0, "generated_tokens": 95.0}, 7, 96)
+
+
+def test_engine_settings_become_options_of_the_server() -> None:
+    settings = {"max_model_len": 64, "enable_prefix_caching": False, "hf_overrides": {"a": 1}}
+    assert flags(settings) == [
+        "--max-model-len=64",
+        "--no-enable-prefix-caching",
+        '--hf-overrides={"a": 1}',
+    ]
+
+
+def test_work_since_an_earlier_reading_leaves_out_what_did_not_run() -> None:
+    earlier = Work({"aclnnMatmul": 5, "aclnnAdd": 2}, 3)
+    later = Work({"aclnnMatmul": 9, "aclnnAdd": 2, "aclnnFusedInferAttentionScoreV2": 1}, 4)
+    done = later.since(earlier)
+    assert done.launches == {"aclnnMatmul": 4, "aclnnFusedInferAttentionScoreV2": 1}
+    assert (done.attention, done.total, done.synchronizations) == (1, 5, 1)
+
+
+def test_every_feature_of_the_matrix_has_a_body() -> None:
+    for feature in matrix.load().features.values():
+        module, _, name = feature.body.partition(":")
+        assert callable(getattr(importlib.import_module(module), name)), feature.name
