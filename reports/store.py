@@ -72,19 +72,20 @@ class Store:
     """
 
     def __init__(self, url: str | None = None) -> None:
+        name = url or default_url()
         try:
-            self._url = sa.make_url(url or default_url())
-            sqlite = self._url.get_backend_name() == "sqlite"
-            arguments = {"timeout": _BUSY_SECONDS} if sqlite else {}
-            self._engine = sa.create_engine(self._url, connect_args=arguments)
+            self._url = sa.make_url(name)
+            name = self._url.render_as_string(hide_password=True)
+            self._file = _file(self._url)
+            # No connection outlives its use: a runner forks, and SQLite must not cross a fork.
+            options = {"connect_args": {"timeout": _BUSY_SECONDS}, "poolclass": sa.NullPool}
+            self._engine = sa.create_engine(self._url, **(options if self._file else {}))
         except (SQLAlchemyError, ImportError) as error:
             raise StoreError(
-                f"The store {url!r} cannot be used: {error}.",
+                f"The store {name!r} cannot be used: {error}.",
                 "It is no SQLAlchemy URL, or the database's driver is not installed.",
                 "Write for example sqlite:///results/records.sqlite.",
             ) from None
-        memory = self._url.database in (None, "", ":memory:")
-        self._file = Path(str(self._url.database)) if sqlite and not memory else None
         self._created = False
 
     @property
@@ -194,6 +195,13 @@ class Store:
         tried = ", ".join(str(folder) for folder in self.spools)
         lost = f"No folder could take it either ({tried}); this is the whole record:\n"
         return StoreError(what, why, f"{fix}.\n{lost}{record.to_json()}")
+
+
+def _file(url: sa.URL) -> Path | None:
+    """Return the file of an SQLite store; None for one in memory and for a server."""
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        return None
+    return Path(str(url.database))
 
 
 def _cause(error: Exception) -> tuple[str, str, str]:

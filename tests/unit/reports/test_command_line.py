@@ -1,0 +1,101 @@
+"""The commands print what they promise and end with the right codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from reports import Store, spool
+from tests.unit.reports.conftest import CELL, Run, document, record
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/results/records.sqlite"
+
+
+def test_status_of_an_empty_store(run: Run, url: str) -> None:
+    code, out, _ = run("status", "--store", url)
+    assert code == 0
+    assert f"{CELL}\t○ never run" in out.splitlines()
+    assert "n/a" not in out
+
+
+def test_status_of_one_cell(run: Run, url: str) -> None:
+    # Started now: the command compares with the clock, and the record must not be stale.
+    Store(url).add(record(started="2999-01-01T00:00:00Z"))
+    code, out, _ = run("status", "--store", url, "--cell", "qwen3/base/cann-9*")
+    assert code == 0
+    assert out == f"{CELL}\t✔ passed\tsimulated\t2999-01-01 00:00Z\n"
+
+
+def test_status_as_json(run: Run, url: str) -> None:
+    _, out, _ = run("status", "--store", url, "--cell", CELL, "--json")
+    assert [cell["state"] for cell in json.loads(out)["cells"]] == ["never-run"]
+
+
+def test_status_of_a_mistyped_cell(run: Run, url: str) -> None:
+    code, out, err = run("status", "--store", url, "--cell", "qwen3/bsae/*")
+    assert (code, out) == (2, "")
+    assert "Did you mean 'qwen3/base/*/*'?" in err
+
+
+def test_ingest_of_files_keeps_them_and_counts(run: Run, url: str, tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    path.write_text(record().to_json())
+    assert run("ingest", path, "--store", url)[1].startswith("1 records stored, 0 were there")
+    assert run("ingest", path, "--store", url)[1].startswith("0 records stored, 1 were there")
+    assert path.exists()
+    assert len(Store(url).records()) == 1
+
+
+def test_ingest_of_the_spool_empties_it(run: Run, url: str, tmp_path: Path) -> None:
+    kept = [spool.keep(record(), Store(url).spools) for _ in range(3)]
+    code, out, _ = run("ingest", "--store", url)
+    assert code == 0
+    assert out.startswith("3 records stored")
+    assert not any(path and path.exists() for path in kept)
+    assert len(Store(url).records()) == 3
+
+
+def test_ingest_goes_on_after_a_bad_file(run: Run, url: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"schema": 1, "cell": ')
+    (tmp_path / "b.json").write_text(json.dumps({**document(), "schema": 7}))
+    (tmp_path / "c.json").write_text(record().to_json())
+    code, out, err = run("ingest", tmp_path, "--store", url)
+    assert code == 2
+    assert out.startswith("1 records stored")
+    assert "a.json: not JSON" in err
+    assert "b.json: a record of schema 7" in err
+
+
+def test_ingest_of_a_missing_file(run: Run, url: str, tmp_path: Path) -> None:
+    code, _, err = run("ingest", tmp_path / "none.json", "--store", url)
+    assert code == 3
+    assert "none.json: cannot be read" in err
+
+
+def test_table_is_markdown(run: Run, url: str) -> None:
+    code, out, _ = run("table", "--store", url)
+    assert code == 0
+    assert sum(line.startswith("| --- | --- |") for line in out.splitlines()) == 2
+
+
+def test_export_writes_a_whole_file(run: Run, url: str, tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "support.json"
+    assert run("export", "--store", url, "--out", out)[0] == 0
+    assert json.loads(out.read_text())["schema"] == 1
+
+
+def test_store_from_the_environment(run: Run, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Store(url).add(record(started="2999-01-01T00:00:00Z"))
+    monkeypatch.setenv("ASCEND_MATRIX_STORE", url)
+    assert "✔ passed" in run("status", "--cell", CELL)[1]
+
+
+def test_unusable_store_ends_with_code_3(run: Run) -> None:
+    code, _, err = run("status", "--store", "nonsense")
+    assert code == 3
+    assert "no SQLAlchemy URL" in err

@@ -1,0 +1,274 @@
+"""Records are appended in one transaction, once, and none is lost when the store cannot take it."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from reports import RecordError, Store, StoreError, spool
+from tests.unit.reports.conftest import CELL, Run, document, record
+
+OTHER = "llama/base/cann-9.1.0/a2"
+
+
+def test_empty_store_reads_as_empty_and_leaves_no_file(store: Store, tmp_path: Path) -> None:
+    assert store.records() == []
+    assert store.latest() == {}
+    assert not (tmp_path / "results").exists()
+
+
+def test_records_come_back_oldest_first(store: Store) -> None:
+    late = record(started="2026-11-21T10:00:00Z")
+    early = record(started="2026-11-20T10:00:00Z", verdict="failed")
+    other = record(OTHER, started="2026-11-19T10:00:00Z", kind="accuracy")
+    for one in (late, early, other):
+        assert store.add(one) is True
+    assert store.records() == [other, early, late]
+    assert store.records(cell=CELL) == [early, late]
+    assert store.records(kind="accuracy") == [other]
+    assert store.latest() == {CELL: late}
+
+
+def test_adding_twice_stores_once(store: Store) -> None:
+    one = record()
+    assert store.add(one) is True
+    assert store.add(one) is False
+    assert store.records() == [one]
+
+
+def test_same_id_with_other_content_is_refused(store: Store) -> None:
+    one = record()
+    store.add(one)
+    with pytest.raises(StoreError, match="append-only"):
+        store.add(one.model_copy(update={"seconds": 1.0}))
+    assert store.records() == [one]
+
+
+@pytest.mark.parametrize(
+    "statement", ["DELETE FROM records", "UPDATE records SET verdict='passed'"]
+)
+def test_nothing_stored_can_be_changed(store: Store, tmp_path: Path, statement: str) -> None:
+    store.add(record(verdict="failed"))
+    with (
+        sqlite3.connect(tmp_path / "results" / "records.sqlite") as connection,
+        pytest.raises(sqlite3.IntegrityError, match="append-only"),
+    ):
+        connection.execute(statement)
+    assert [one.verdict for one in store.records()] == ["failed"]
+
+
+def test_record_of_a_newer_schema_in_the_store_is_refused(store: Store, tmp_path: Path) -> None:
+    store.add(record())
+    newer = json.dumps({**document(), "schema": 2, "id": "f" * 32})
+    with sqlite3.connect(tmp_path / "results" / "records.sqlite") as connection:
+        connection.execute(
+            "INSERT INTO records (id, cell, kind, verdict, evidence, started, document)"
+            " VALUES (?, ?, 'e2e', 'passed', 'simulated', '2026', ?)",
+            ("f" * 32, CELL, newer),
+        )
+    with pytest.raises(RecordError, match="schema 2") as caught:
+        store.records()
+    assert "f" * 32 in str(caught.value)
+
+
+def test_url_that_is_none() -> None:
+    with pytest.raises(StoreError, match="sqlite:///results") as caught:
+        Store("no url")
+    assert caught.value.exit_code == 3
+
+
+def test_password_is_not_shown() -> None:
+    with pytest.raises(StoreError) as caught:
+        Store("postgresql+nodriver://user:secret@host/records")
+    assert "secret" not in str(caught.value)
+    assert "user:***@host" in str(caught.value)
+
+
+def test_file_that_is_no_database(tmp_path: Path) -> None:
+    (tmp_path / "x.sqlite").write_text("some other file, long enough to be looked at\n" * 50)
+    store = Store(f"sqlite:///{tmp_path}/x.sqlite")
+    with pytest.raises(StoreError, match="Another program's file") as caught:
+        store.records()
+    assert caught.value.exit_code == 3
+    with pytest.raises(StoreError) as caught:
+        store.add(record())
+    assert caught.value.spooled == tmp_path / "spool" / caught.value.spooled.name
+
+
+def test_locked_store_spools(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.add(record())
+    monkeypatch.setattr("reports.store._BUSY_SECONDS", 0)
+    patient = Store(f"sqlite:///{tmp_path}/results/records.sqlite")
+    holder = sqlite3.connect(tmp_path / "results" / "records.sqlite")
+    holder.execute("BEGIN EXCLUSIVE")
+    try:
+        with pytest.raises(StoreError, match="Another process is writing") as caught:
+            patient.add(record())
+    finally:
+        holder.close()
+    assert caught.value.spooled is not None
+    assert caught.value.spooled.parent == tmp_path / "results" / "spool"
+
+
+class SmallDisk:
+    """A folder on a disk that can be filled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def fill(self, leave: int = 0) -> None:
+        """Use up the space but `leave` bytes."""
+        path = self.folder / "filler"
+        with path.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(b"\0" * 4096)
+            except OSError:
+                pass
+        if leave:
+            os.truncate(path, max(0, path.stat().st_size - leave))
+
+    def free(self) -> None:
+        """Give the space back."""
+        (self.folder / "filler").unlink()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A real file system of 256 KiB, where mounting one is allowed."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    try:
+        yield SmallDisk(folder)
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("leave", [0, 4096, 8192, 12288])
+def test_full_disk_loses_no_record(
+    small_disk: SmallDisk, tmp_path: Path, run: Run, leave: int
+) -> None:
+    """Whatever little is left, the earlier record stays, and the new one is whole somewhere."""
+    url = f"sqlite:///{small_disk.folder}/records.sqlite"
+    earlier = record(OTHER)
+    Store(url).add(earlier)
+    small_disk.fill(leave)
+    later = record(
+        verdict="failed",
+        error={"class": "E", "message": "m", "log_tail": "line of a log\n" * 1500},
+    )
+
+    with pytest.raises(StoreError) as caught:
+        Store(url).add(later)
+
+    error = caught.value
+    assert error.exit_code == 3
+    assert "full" in str(error)
+    assert error.spooled is not None
+    assert json.loads(error.spooled.read_text()) == later.document()
+    assert str(error.spooled) in str(error)
+    assert error.spooled.parent == tmp_path / "temporary" / error.spooled.parent.name
+    assert not list(small_disk.folder.glob("**/*.tmp")), "nothing half-written is left"
+    assert Store(url).records() == [earlier]
+
+    small_disk.free()
+    code, out, _ = run("ingest", error.spooled, "--store", url)
+    assert (code, out.split(" records")[0]) == (0, "1")
+    assert {one.id for one in Store(url).records()} == {earlier.id, later.id}
+    assert not error.spooled.exists()
+
+
+def test_full_disk_before_the_first_record(small_disk: SmallDisk) -> None:
+    small_disk.fill()
+    url = f"sqlite:///{small_disk.folder}/new/records.sqlite"
+    with pytest.raises(StoreError) as caught:
+        Store(url).add(record())
+    assert caught.value.spooled is not None
+    small_disk.free()
+    assert Store(url).records() == [], "what is left of the file is no damaged store"
+    assert Store(url).add(record()) is True
+
+
+_LIMITED = """
+import sys
+from reports import Store, StoreError, parse
+try:
+    Store(sys.argv[1]).add(parse(sys.stdin.read()))
+except StoreError as error:
+    print(error.spooled)
+    sys.exit(error.exit_code)
+"""
+
+
+def test_limit_on_the_size_of_files_loses_no_record(tmp_path: Path) -> None:
+    """The same without a mount: the kernel refuses to let any file grow."""
+    url = f"sqlite:///{tmp_path}/records.sqlite"
+    earlier = record(OTHER)
+    Store(url).add(earlier)
+    size = (tmp_path / "records.sqlite").stat().st_size
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    big = record(proof={"text": "x" * 2 * size})
+    ran = subprocess.run(
+        [sys.executable, "-c", _LIMITED, url],
+        input=big.to_json(),
+        capture_output=True,
+        text=True,
+        preexec_fn=limit,
+        cwd=Path(__file__).parents[3],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    # No file may hold this record, so the error itself has to.
+    assert (ran.returncode, ran.stdout.strip()) == (3, "None"), ran.stderr
+    assert Store(url).records() == [earlier]
+    assert not list(tmp_path.glob("**/*.tmp"))
+
+
+def test_without_any_folder_the_error_holds_the_record(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(spool, "write", refuse)
+    monkeypatch.setattr(Store, "_create", refuse)
+    lost = record()
+    with pytest.raises(StoreError) as caught:
+        store.add(lost)
+    assert caught.value.spooled is None
+    assert lost.to_json() in str(caught.value)
+
+
+def test_chosen_spool_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store
+) -> None:
+    monkeypatch.setenv(spool.ENVIRONMENT, str(tmp_path / "chosen"))
+    assert store.spools[0] == tmp_path / "chosen"
+
+
+def test_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "r.json").write_text("earlier")
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match="No space"):
+        spool.write(tmp_path / "r.json", "later")
+    assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
+    assert (tmp_path / "r.json").read_text() == "earlier"
