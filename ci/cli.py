@@ -1,0 +1,337 @@
+"""The command line of the runs: ``python -m ci e2e|plan``, as nox calls it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import matrix
+from ci import changes, checkpoints, display, environment, errors, plan, records
+from ci.errors import CiError, NothingSelectedError, UsageError
+from ci.plan import Job, Plan
+from ci.runners import Result, Runner
+from ci.runners.simulated import Settings, Simulated
+from matrix import Cell, MatrixError
+from reports.errors import ReportsError, StoreError
+from reports.record import Record
+from reports.store import Store
+
+RUNNERS = ("simulated",)
+"""The runners that exist."""
+
+KEPT_RUNS = 20
+"""How many runs keep their logs in build/runs."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code of `ci/errors.py`."""
+    options = parse(arguments)
+    try:
+        return COMMANDS[options.command](options)
+    except (CiError, MatrixError, ReportsError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted; what had ended is recorded", file=sys.stderr)
+        return 130
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Reads the command line; argparse itself ends with status 2 on bad usage."""
+    parser = argparse.ArgumentParser(prog="python -m ci", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in (
+        ("e2e", "run cells end to end"),
+        ("plan", "print what would run where; the same as e2e --list"),
+    ):
+        command = commands.add_parser(name, help=text, description=text)
+        _add_selection(command)
+    return parser.parse_args(arguments)
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("patterns", nargs="*", metavar="PATTERN", help="fnmatch on cell ids, as 'qwen3*/lora/*/a2'")
+    add("--select", metavar="NAME", help="a selection of matrix/selections.yaml; smoke by default")
+    add("--changed-from", metavar="REV", help="what the change since REV can affect")
+    add("--budget", type=_positive, metavar="MINUTES", help="the best covering subset that fits")
+    add("--runner", default="simulated", metavar="NAME", help="where; simulated by default")
+    add("--jobs", type=int, metavar="N", help="cells at a time; by default what this machine holds")
+    add("--store", metavar="URL", help="where records go; results/records.sqlite by default")
+    add("--json", type=Path, metavar="FILE", help="write the outcome for machines")
+    add("--list", action="store_true", help="print the cells with estimates, and run nothing")
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError("minutes must be more than 0")
+    return value
+
+
+# ------------------------------------------------------------------------------------- the commands
+
+
+def e2e(options: argparse.Namespace) -> int:
+    """Selects, plans and runs cells; records, shows and returns how that went."""
+    if options.runner not in RUNNERS:
+        raise UsageError(
+            f"--runner {options.runner}: there is no such runner",
+            f"the runners of this version are: {', '.join(RUNNERS)}",
+            "leave --runner out to run on simulated NPUs",
+        )
+    jobs = default_jobs() if options.jobs is None else options.jobs
+    if jobs < 1:
+        raise UsageError(
+            f"--jobs {jobs}: at least one cell has to run at a time",
+            "a number below 1 was given",
+            "leave --jobs out for what this machine holds",
+        )
+    store = Store(options.store)
+    chosen = choose(options, store, jobs)
+    if options.list:
+        return listing(chosen, jobs, options.json)
+    return execute(chosen, jobs, store, options.json)
+
+
+def plan_only(options: argparse.Namespace) -> int:
+    """Prints what `e2e` would run."""
+    options.list = True
+    return e2e(options)
+
+
+COMMANDS = {"e2e": e2e, "plan": plan_only}
+"""The commands by name."""
+
+
+def default_jobs() -> int:
+    """Cells at a time: one a processor, and 4 GB of memory for each."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4e9
+    return max(1, min(len(os.sched_getaffinity(0)), int(memory)))
+
+
+def choose(options: argparse.Namespace, store: Store, jobs: int) -> Plan:
+    """The plan for what the command line selects.
+
+    Raises:
+        MatrixError: A pattern or a selection is unknown, or selects nothing.
+        NothingSelectedError: The change can affect no cell, or nothing fits the budget.
+    """
+    claims = matrix.load()
+    cells = matrix.expand(claims)
+    selection = options.select
+    if options.changed_from:
+        paths = changes.can_affect(changes.changed(environment.ROOT, options.changed_from))
+        if not paths:
+            raise NothingSelectedError(
+                f"nothing that changed since {options.changed_from} can affect a cell",
+                "only documentation changed, or nothing at all",
+                "run `nox -s e2e` without --changed-from to run the smoke selection all the same",
+            )
+        selection = selection or "pr"
+    if selection is None and not options.patterns:
+        selection = "smoke"
+    selected = matrix.select(claims, cells, options.patterns, selection)
+    estimates = plan.estimate(selected, store.records(kind="e2e"))
+    if options.budget:
+        selected = within_budget(selected, estimates, options.budget, jobs)
+    return plan.make(selected, estimates)
+
+
+def within_budget(
+    cells: Sequence[Cell], estimates: dict[str, float], minutes: float, jobs: int
+) -> list[Cell]:
+    """The best covering subset; raises NothingSelectedError when not one cell fits."""
+    chosen = plan.within(cells, estimates, minutes * 60, jobs)
+    if not chosen:
+        shortest = min(estimates.values())
+        raise NothingSelectedError(
+            f"--budget {minutes:g}: no selected cell fits",
+            f"the shortest is expected to take {shortest:.0f} s",
+            f"give at least {shortest / 60:.1f} minutes",
+        )
+    return chosen
+
+
+def listing(chosen: Plan, jobs: int, file: Path | None) -> int:
+    """Prints the cells of a plan in their order, with estimates."""
+    for group in chosen.groups:
+        print(f"{group.chip}, CANN {group.cann}, {group.devices} devices:")
+        for job in group.jobs:
+            print(f"  {job.cell.id}  about {job.estimate:.0f} s")
+    total = environment.duration(chosen.makespan(jobs))
+    print(f"{len(chosen.jobs)} cells, about {total} with {jobs} at a time")
+    if file is not None:
+        cells = [
+            {"id": job.cell.id, "kind": "e2e", "estimate": job.estimate} for job in chosen.jobs
+        ]
+        write_json(file, {"cells": cells, "summary": {"cells": len(cells)}})
+    return errors.PASSED
+
+
+# --------------------------------------------------------------------------------------- a real run
+
+
+@dataclass
+class Recorder:
+    """Hears of every result, stores its record at once, and passes it on to the display.
+
+    A record that the store refuses is kept as a file by the store; the run goes on, and its exit
+    code says so.
+    """
+
+    display: display.Display
+    store: Store
+    runner: Runner
+    results: list[tuple[Result, Record]] = field(default_factory=list)
+    problems: list[StoreError] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        """Passes a remark on."""
+        self.display.note(text)
+
+    def started(self, job: Job) -> None:
+        """Passes a start on."""
+        self.display.started(job)
+
+    def finished(self, result: Result) -> None:
+        """Stores the record of a cell and shows its end."""
+        try:
+            record = records.make(result, self.runner)
+        except ValueError as error:
+            result = unrecordable(result, error)
+            record = records.make(result, self.runner)
+        try:
+            self.store.add(record)
+        except StoreError as error:
+            self.problems.append(error)
+            self.note(f"error: {error}")
+        self.results.append((result, record))
+        self.display.finished(result)
+
+
+def unrecordable(result: Result, error: ValueError) -> Result:
+    """The result of a cell whose body returned what a record cannot hold."""
+    from ci.runners import CellError
+
+    told = CellError("InvalidOutcome", f"the body's outcome fits no record: {error}")
+    return Result(
+        result.job, result.group, "error", result.started, result.seconds, told, log=result.log
+    )
+
+
+def execute(chosen: Plan, jobs: int, store: Store, file: Path | None) -> int:
+    """Runs a plan on the simulated runner; returns the exit code."""
+    started = time.monotonic()
+    console = Console()
+    folder = run_folder(environment.ROOT / "build" / "runs")
+    shared = environment.Environment()
+    runner = Simulated(
+        Settings(folder, lambda *which: environment.simulated(shared, *which), jobs=jobs)
+    )
+    with display.Display(console, chosen) as shown:
+        shown.note(
+            f"{len(chosen.jobs)} cells on simulated NPUs, {jobs} at a time, about "
+            f"{environment.duration(chosen.makespan(jobs))}; logs in {folder}"
+        )
+        recorder = Recorder(shown, store, runner)
+        models = [job.cell.model.name for job in chosen.jobs]
+        prepared = checkpoints.prepare(models, shown.note)
+        try:
+            runner.run(chosen, prepared, recorder)
+        finally:
+            finish(recorder, console, file, time.monotonic() - started)
+    return exit_code(recorder, prepared)
+
+
+def finish(recorder: Recorder, console: Console, file: Path | None, seconds: float) -> None:
+    """Prints the table and the summary, and writes the outcome for machines."""
+    recorder.display.live.stop()
+    results = sorted((result for result, _ in recorder.results), key=lambda r: r.job.cell.id)
+    evidence = recorder.runner.evidence
+    # A log has no width of its own; a table cut to 80 columns would be no use in it.
+    width = None if console.is_terminal else 200
+    if results:
+        console.print()
+        console.print(display.table(results, evidence), width=width)
+        console.print()
+    console.print(display.summary(results, seconds, evidence), highlight=False)
+    if recorder.problems:
+        console.print(
+            f"{len(recorder.problems)} records could not be stored; see above where they are kept",
+            style="red",
+        )
+    if file is not None:
+        write_json(file, outcome(recorder))
+
+
+def outcome(recorder: Recorder) -> dict[str, Any]:
+    """What ``--json`` writes: every cell with its record, and how many ended in which way."""
+    cells = [
+        {
+            "id": record.cell,
+            "kind": record.kind,
+            "verdict": record.verdict,
+            "evidence": record.evidence,
+            "seconds": record.seconds,
+            "record": record.document(),
+        }
+        for _, record in recorder.results
+    ]
+    return {"cells": cells, "summary": display.count(result for result, _ in recorder.results)}
+
+
+def exit_code(recorder: Recorder, prepared: checkpoints.Checkpoints) -> int:
+    """The code for a whole run; a gate that failed counts most.
+
+    A checkpoint that could not be made gives its own code, as long as no gate failed.
+    """
+    counts = display.count(result for result, _ in recorder.results)
+    if counts["failed"]:
+        return errors.GATE_FAILED
+    if prepared.failures:
+        return next(iter(prepared.failures.values())).exit_code
+    if counts["error"] or recorder.problems:
+        return errors.INFRASTRUCTURE
+    return errors.INCONCLUSIVE if counts["inconclusive"] else errors.PASSED
+
+
+def run_folder(parent: Path) -> Path:
+    """A new folder for the logs of a run, named by its start; the oldest ones are removed."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for old in sorted(path for path in parent.iterdir() if path.is_dir())[: -KEPT_RUNS + 1]:
+        shutil.rmtree(old, ignore_errors=True)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    folder = parent / f"{stamp}-{os.getpid()}"
+    folder.mkdir()
+    return folder
+
+
+def write_json(file: Path, content: object) -> None:
+    """Writes a document in one step.
+
+    Raises:
+        UsageError: The file cannot be written.
+    """
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+        temporary.replace(file)
+    except OSError as error:
+        raise UsageError(
+            f"--json {file}: {error.strerror or error}",
+            "the folder may not be written, or the disk is full",
+            "name a file elsewhere; the records are in the store",
+        ) from error

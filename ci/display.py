@@ -1,0 +1,144 @@
+"""Shows a run to a person: progress while it goes on, a table and one summary line at its end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from ci.environment import duration
+from ci.plan import Job, Plan
+from ci.runners import Result
+
+STYLES = {"passed": "green", "failed": "red", "error": "magenta", "inconclusive": "yellow"}
+"""The colour of each verdict; the word is always there as well."""
+
+PROOF_CHARACTERS = 60
+"""How much of a proof the table shows; the record has all of it."""
+
+
+class Display:
+    """Prints a line for each cell that ends; on a terminal also what runs at the moment.
+
+    Args:
+        console: Where to print.
+        plan: What is going to run.
+    """
+
+    def __init__(self, console: Console, plan: Plan) -> None:
+        self.console = console
+        self.total = len(plan.jobs)
+        self.done = 0
+        self.running: dict[str, float] = {}
+        self.lock = threading.Lock()
+        self.live = Live(
+            console=console, get_renderable=self._status, refresh_per_second=4, transient=True
+        )
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.live.stop()
+
+    def note(self, text: str) -> None:
+        """Prints something about the run as a whole."""
+        self.console.print(escape(text), style="dim", highlight=False, soft_wrap=True)
+
+    def started(self, job: Job) -> None:
+        """Shows a cell as running."""
+        with self.lock:
+            self.running[job.cell.id] = time.monotonic()
+
+    def finished(self, result: Result) -> None:
+        """Prints how a cell ended."""
+        with self.lock:
+            self.done += 1
+            self.running.pop(result.job.cell.id, None)
+        width = len(str(self.total))
+        line = Text(f"[{self.done:>{width}}/{self.total}] ")
+        line.append(f"{result.verdict:<6}", STYLES[result.verdict])
+        line.append(f" {result.job.cell.id}  {result.seconds:.1f} s")
+        if result.error is not None:
+            line.append(f"  {result.error.kind}: {first_line(result.error.message)}")
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+    def _status(self) -> Table:
+        """What runs now, for the bottom of a terminal."""
+        grid = Table.grid(padding=(0, 1))
+        now = time.monotonic()
+        with self.lock:
+            for cell, since in self.running.items():
+                grid.add_row(Spinner("dots"), escape(cell), f"{now - since:.0f} s")
+            grid.add_row("", f"{self.done} of {self.total} cells done", "")
+        return grid
+
+
+def table(results: Iterable[Result], evidence: str) -> Table:
+    """One row a cell: verdict, evidence, where the seconds went, and the proof in short.
+
+    Args:
+        results: The results in the order to show.
+        evidence: ``simulated`` or ``hardware``.
+    """
+    shown = Table(header_style="bold", box=None, pad_edge=False)
+    shown.add_column("cell", no_wrap=True)
+    for name in ("verdict", "evidence"):
+        shown.add_column(name, no_wrap=True)
+    for name in ("import", "engine", "generate", "total s"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    shown.add_column("proof, or what went wrong", overflow="fold")
+    for result in results:
+        told = (
+            proof_in_short(result)
+            if result.error is None
+            else f"{result.error.kind}: {first_line(result.error.message)}"
+        )
+        shown.add_row(
+            escape(result.job.cell.id),
+            Text(result.verdict, STYLES[result.verdict]),
+            evidence,
+            *(_seconds(result, name) for name in ("import", "engine_start", "generation")),
+            f"{result.seconds:.1f}",
+            escape(told),
+        )
+    return shown
+
+
+def _seconds(result: Result, name: str) -> str:
+    return f"{result.timings[name]:.1f}" if name in result.timings else "-"
+
+
+def proof_in_short(result: Result) -> str:
+    """The first entries of a proof, on one line."""
+    text = ", ".join(f"{name}={value}" for name, value in result.proof.items())
+    return text if len(text) <= PROOF_CHARACTERS else f"{text[: PROOF_CHARACTERS - 1]}…"
+
+
+def first_line(text: str) -> str:
+    """The first line of a message, which says what happened."""
+    return text.strip().splitlines()[0] if text.strip() else ""
+
+
+def summary(results: Sequence[Result], seconds: float, evidence: str) -> str:
+    """One line: how many cells ended in which way, on what evidence, in what time."""
+    counts = count(results)
+    told = ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
+    return f"{told or 'nothing ran'} ({evidence}) in {duration(seconds)}"
+
+
+def count(results: Iterable[Result]) -> dict[str, int]:
+    """How many results have each verdict."""
+    counts = {"passed": 0, "failed": 0, "error": 0, "inconclusive": 0}
+    for result in results:
+        counts[result.verdict] += 1
+    return counts

@@ -1,0 +1,142 @@
+"""The front door: every task of the project as a nox session over one shared environment."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))
+
+from ci import environment as shared  # noqa: E402
+from ci.errors import CiError  # noqa: E402
+
+nox.needs_version = ">=2024.4.15"
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["lint", "tests", "e2e"]
+
+_exit_codes: list[int] = []
+
+
+@atexit.register
+def _exit_as_the_first_failure() -> None:
+    """Ends nox with the status of the first command that failed.
+
+    Nox itself answers 1 to every failure; the codes of `ci/errors.py` say more.
+    """
+    if _exit_codes:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(_exit_codes[0])
+
+
+def environment(session: nox.Session) -> shared.Environment:
+    """The shared environment, up to date; a problem ends the session with its exit code."""
+    try:
+        return shared.ensure()
+    except CiError as error:
+        _exit_codes.append(error.exit_code)
+        session.error(str(error))
+
+
+def run(session: nox.Session, *command: str, variables: Mapping[str, str] | None = None) -> None:
+    """Runs a command in the repository; a status other than 0 fails the session and is kept.
+
+    An interrupt reaches the command by the terminal; it is waited for, so that it can finish what
+    it writes.
+    """
+    session.log(" ".join([Path(command[0]).name, *command[1:]]))
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(variables or {})})
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        status = process.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if status != 0:
+        # A command that a signal ended gets the status that a shell would give it.
+        _exit_codes.append(status if status > 0 else 128 - status)
+        session.error(f"{Path(command[0]).name} ended with status {_exit_codes[-1]}")
+
+
+def simulated(session: nox.Session, env: shared.Environment) -> dict[str, str]:
+    """Variables for a process that imports torch: two simulated NPUs, and no network."""
+    try:
+        variables = shared.simulated(env)
+    except CiError as error:
+        _exit_codes.append(error.exit_code)
+        session.error(str(error))
+    return {**variables, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+
+
+@nox.session
+def e2e(session: nox.Session) -> None:
+    """Run cells end to end; the smoke selection by default (-- --help lists the flags)."""
+    env = environment(session)
+    run(session, str(env.python), "-m", "ci", "e2e", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the unit tests and the simulator's tests (arguments go to pytest)."""
+    env = environment(session)
+    variables = simulated(session, env)
+    chosen = (
+        []
+        if any(Path(arg.split("::")[0]).exists() for arg in session.posargs)
+        else [
+            "tests/unit",
+            "simulator/tests",
+        ]
+    )
+    run(session, str(env.python), "-m", "pytest", *chosen, *session.posargs, variables=variables)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, types, the import rules and the plugin's size; nothing is changed."""
+    env = environment(session)
+    run(session, env.tool("ruff"), "check", ".")
+    run(session, env.tool("ruff"), "format", "--check", ".")
+    run(session, env.tool("mypy"))
+    run(session, env.tool("lint-imports"))
+    run(session, str(env.python), "-m", "ci.plugin_size")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site with the support table, in build/site."""
+    env = environment(session)
+    variables = simulated(session, env)
+    run(session, str(env.python), "-m", "reports.site", *session.posargs, variables=variables)
+
+
+@nox.session
+def simulator(session: nox.Session) -> None:
+    """Build the simulator where its sources changed, and run its tests in full."""
+    env = environment(session)
+    variables = {**simulated(session, env), "HYPOTHESIS_PROFILE": "full"}
+    arguments = session.posargs or ["simulator/tests"]
+    run(session, str(env.python), "-m", "pytest", *arguments, variables=variables)
+
+
+@nox.session
+def perf(session: nox.Session) -> None:
+    """Measure decoding speed on the simulated device next to transformers on the same CPU."""
+    env = environment(session)
+    variables = simulated(session, env)
+    arguments = session.posargs or ["decode"]
+    run(session, str(env.python), "-m", "perf", *arguments, variables=variables)
+
+
+@nox.session
+def ci(session: nox.Session) -> None:
+    """Commands for the people who run the fleet (-- plan prints what would run where)."""
+    env = environment(session)
+    run(session, str(env.python), "-m", "ci", *(session.posargs or ["--help"]))

@@ -1,0 +1,66 @@
+"""A small matrix of made-up cells, and what the tests of ci share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import date
+
+import pytest
+
+from matrix import CannVersion, Cell, Feature, Hardware, Model
+
+MakeCell = Callable[..., Cell]
+
+
+def make_cell(
+    body: str = "passes",
+    *,
+    feature: str | None = None,
+    model: str = "tiny",
+    family: str = "tiny",
+    cann: str = "9.1.0",
+    hardware: str = "a2",
+    time_limit: int = 60,
+    cards: int = 1,
+) -> Cell:
+    """A cell whose body is a function of `tests.unit.ci.bodies`."""
+    return Cell(
+        Model.model_validate(
+            {
+                "name": model,
+                "title": model,
+                "family": family,
+                "description": "made up",
+                "task": "generate",
+                "architecture": "TinyForCausalLM",
+                "checkpoint": {"kind": "hub", "repo": "nobody/nothing", "revision": "0"},
+                "dtype": "float32",
+                "max_model_len": 64,
+            }
+        ),
+        Feature(
+            name=feature or body.replace("_", "-"),
+            title=body,
+            description="made up",
+            proof="made up",
+            body=f"tests.unit.ci.bodies:{body}",
+            applies_to=("generate",),
+            time_limit=time_limit,
+            cards=cards,
+        ),
+        CannVersion(version=cann, status="current", released=date(2026, 1, 1), source="made up"),
+        Hardware(
+            name=hardware,
+            title=hardware,
+            soc={"a2": "Ascend910B1", "a3": "Ascend910_9391"}[hardware],
+            cards=8,
+            evidence=("simulated",),
+            source="made up",
+        ),
+    )
+
+
+@pytest.fixture
+def cell() -> MakeCell:
+    """Makes cells."""
+    return make_cell
