@@ -9,6 +9,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from reports import spool
 from reports.errors import StoreError
@@ -35,12 +36,12 @@ _records = sa.Table(
     sa.Column("document", sa.Text, nullable=False),
 )
 
-for _event in ("UPDATE", "DELETE"):
-    _trigger = sa.DDL(  # type: ignore[no-untyped-call]
-        f"CREATE TRIGGER IF NOT EXISTS records_no_{_event.lower()} BEFORE {_event} ON records "
-        "BEGIN SELECT RAISE(ABORT, 'records are append-only'); END"
-    )
-    sa.event.listen(_records, "after_create", _trigger.execute_if(dialect="sqlite"))
+_TRIGGERS = tuple(
+    f"CREATE TRIGGER IF NOT EXISTS records_no_{event.lower()} BEFORE {event} ON records "
+    "BEGIN SELECT RAISE(ABORT, 'records are append-only'); END"
+    for event in ("UPDATE", "DELETE")
+)
+"""What keeps other programs from changing what is stored, where the database is SQLite."""
 
 _CAUSES = (
     ("full", "The disk is full.", "Free some space"),
@@ -147,7 +148,13 @@ class Store:
             return
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-        _metadata.create_all(self._engine)
+        # Several processes may come first at the same time, so each step bears being repeated.
+        with self._engine.begin() as connection:
+            connection.execute(CreateTable(_records, if_not_exists=True))
+            for index in _records.indexes:
+                connection.execute(CreateIndex(index, if_not_exists=True))
+            for trigger in _TRIGGERS if self._engine.dialect.name == "sqlite" else ():
+                connection.exec_driver_sql(trigger)
         self._created = True
 
     def records(self, cell: str | None = None, kind: Kind | None = None) -> list[Record]:

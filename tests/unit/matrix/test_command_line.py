@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 import matrix
 from matrix import schemas_export
@@ -79,6 +80,19 @@ def test_misspelt_feature_ends_with_code_2(run: Run, data: Data) -> None:
 
 def test_exported_schemas_are_current() -> None:
     schemas_export.check()
+
+
+def test_editors_accept_the_data_and_refuse_a_misspelt_key() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    root = Path(matrix.__file__).parent
+    for path in [*root.glob("*.yaml"), *root.glob("models/*.yaml")]:
+        stem = "models" if path.parent.name == "models" else path.stem
+        schema = json.loads((root / "schemas" / f"{stem}.json").read_text())
+        validator = jsonschema.Draft202012Validator(schema)
+        data = yaml.safe_load(path.read_text())
+        assert not list(validator.iter_errors(data)), path
+        data[stem][0]["titel"] = "x"
+        assert list(validator.iter_errors(data)), path
 
 
 def test_stale_schema_is_found(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from reports import RecordError, Store, StoreError, spool
 from tests.unit.reports.conftest import CELL, Run, document, record
 
+ROOT = Path(__file__).parents[3]
 OTHER = "llama/base/cann-9.1.0/a2"
 
 
@@ -118,6 +119,64 @@ def test_locked_store_spools(store: Store, tmp_path: Path, monkeypatch: pytest.M
         holder.close()
     assert caught.value.spooled is not None
     assert caught.value.spooled.parent == tmp_path / "results" / "spool"
+
+
+_WRITER = """
+import json, os, sys
+from reports import Store, parse
+url, start = sys.argv[1:]
+documents = json.load(sys.stdin)
+Store(url)
+while not os.path.exists(start):
+    pass
+for document in documents:
+    Store(url).add(parse(document))
+"""
+
+
+def test_processes_that_write_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    url, start = f"sqlite:///{tmp_path}/results/records.sqlite", tmp_path / "start"
+    command = [sys.executable, "-c", _WRITER, url, str(start)]
+    batches = [[record().document() for _ in range(8)] for _ in range(4)]
+    writers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=ROOT) for _ in batches
+    ]
+    for writer, batch in zip(writers, batches, strict=True):
+        assert writer.stdin
+        writer.stdin.write(json.dumps(batch))
+        writer.stdin.close()
+    start.touch()
+    assert [writer.wait() for writer in writers] == [0] * len(writers)
+    stored = {one.id for one in Store(url).records()}
+    assert stored == {document["id"] for batch in batches for document in batch}
+    assert not (tmp_path / "results" / "spool").exists()
+
+
+_KILLED = """
+import os, signal, sys
+import sqlalchemy
+from reports import Store, parse
+store = Store(sys.argv[1])
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+sqlalchemy.event.listen(store._engine, "commit", die)
+store._created = True
+store.add(parse(sys.stdin.read()))
+"""
+
+
+def test_process_killed_while_it_writes_leaves_the_store_whole(
+    store: Store, tmp_path: Path
+) -> None:
+    earlier = record()
+    store.add(earlier)
+    url = f"sqlite:///{tmp_path}/results/records.sqlite"
+    ran = subprocess.run(
+        [sys.executable, "-c", _KILLED, url], input=record().to_json(), text=True, cwd=ROOT
+    )
+    assert ran.returncode == -signal.SIGKILL
+    assert store.records() == [earlier]
+    assert store.add(record()) is True
 
 
 class SmallDisk:
@@ -231,7 +290,7 @@ def test_limit_on_the_size_of_files_loses_no_record(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         preexec_fn=limit,
-        cwd=Path(__file__).parents[3],
+        cwd=ROOT,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     # No file may hold this record, so the error itself has to.
