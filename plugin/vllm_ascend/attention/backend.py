@@ -1,0 +1,225 @@
+"""Paged attention by CANN's fused inference attention: prefill, decode, chunked prefill and
+sliding window in one call a layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+import torch_npu
+from vllm.v1.attention.backend import (
+    AttentionBackend,
+    AttentionImpl,
+    AttentionLayer,
+    AttentionMetadataBuilder,
+    AttentionType,
+    CommonAttentionMetadata,
+    MultipleOf,
+)
+from vllm.v1.kv_cache_layout import KVCacheLayout
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.kv_cache_interface import KVCacheSpec
+
+BLOCK_SIZE = 128
+"""Tokens in a block of the cache: fused attention takes multiples of 128 for more than one query
+token (CANN's operator documentation, aclnnFusedInferAttentionScore, ``blockSize``)."""
+
+MASK_SIZE = 2048
+"""Side of the compressed causal mask that sparse modes 2, 3 and 4 take."""
+
+CAUSAL = 3
+"""Sparse mode: causal, the last query row standing at the last key."""
+
+BAND = 4
+"""Sparse mode: as CAUSAL, and at most ``pre_tokens`` keys before each row's own."""
+
+
+@cache
+def causal_mask(device: torch.device) -> torch.Tensor:
+    """[2048, 2048] bool on ``device``: true where a key comes after the query. One a device."""
+    return torch.ones(MASK_SIZE, MASK_SIZE, dtype=torch.bool, device=device).triu(1)
+
+
+@cache
+def unused_lse(device: torch.device) -> torch.Tensor:
+    """[1] float32 on ``device``: the operator wants a second output even when it writes none."""
+    return torch.empty(1, dtype=torch.float32, device=device)
+
+
+@dataclass
+class AscendMetadata:
+    """What attention needs of one step, for all layers of a cache group.
+
+    Attributes:
+        num_tokens: query tokens of the batch, without padding.
+        query_ends: running total of query tokens after each request (host).
+        seq_lens: keys of each request, those of this step included (host).
+        block_table: [requests, blocks a request], int32, on the device.
+        slot_mapping: [tokens], the cache slot of each new token; negative is padding.
+    """
+
+    num_tokens: int
+    query_ends: list[int]
+    seq_lens: list[int]
+    block_table: torch.Tensor
+    slot_mapping: torch.Tensor
+
+
+class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
+    """Takes lengths from the host's copies: nothing waits for the device."""
+
+    def __init__(
+        self, kv_cache_spec: KVCacheSpec, layer_names: list[str], vllm_config: VllmConfig, device: torch.device
+    ) -> None:
+        super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+
+    def build(
+        self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
+    ) -> AscendMetadata:
+        common = common_attn_metadata
+        # The host's lengths are exact here: only speculation makes them an upper bound, and the
+        # platform refuses it.
+        seq_lens = common.seq_lens_cpu_upper_bound
+        assert seq_lens is not None, "vLLM's model runner always gives the host's lengths"
+        return AscendMetadata(
+            num_tokens=common.num_actual_tokens,
+            query_ends=common.query_start_loc_cpu[1 : common.num_reqs + 1].tolist(),
+            seq_lens=seq_lens[: common.num_reqs].tolist(),
+            block_table=common.block_table_tensor[: common.num_reqs],
+            slot_mapping=common.slot_mapping,
+        )
+
+
+class AscendAttentionImpl(AttentionImpl[AscendMetadata]):
+    """One layer's attention. Query [tokens, heads, head_size]; key and value [tokens, kv_heads, head_size]."""
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_size: int,
+        scale: float,
+        num_kv_heads: int | None = None,
+        alibi_slopes: list[float] | None = None,
+        sliding_window: int | None = None,
+        kv_cache_dtype: str = "auto",
+        logits_soft_cap: float | None = None,
+        attn_type: str = AttentionType.DECODER,
+        kv_sharing_target_layer_name: str | None = None,
+    ) -> None:
+        if alibi_slopes is not None:
+            raise NotImplementedError("ALiBi is not supported by fused inference attention")
+        if logits_soft_cap:
+            raise NotImplementedError("Soft capping of attention logits is not supported by fused inference attention")
+        self.num_heads = num_heads
+        self.head_size = head_size
+        self.scale = float(scale)
+        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        self.sliding_window = sliding_window
+        self.kv_cache_dtype = kv_cache_dtype
+        self.attn_type = attn_type
+        self.kv_sharing_target_layer_name = kv_sharing_target_layer_name
+
+    def caches(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The key and the value cache, each [blocks, block_size, kv_heads, head_size], contiguous.
+
+        vLLM gives one tensor a layer, logically [blocks, kv_heads, block_size, 2 * head_size];
+        the operators want two, so the layer's memory is read as two halves. Nobody else looks
+        into a block: blocks of a group are only ever written and read here.
+        """
+        blocks, heads, tokens, _ = kv_cache.shape
+        halves = kv_cache.permute(0, 2, 1, 3).view(2, blocks, tokens, heads, self.head_size)
+        return halves[0], halves[1]
+
+    def do_kv_cache_update(
+        self,
+        layer: AttentionLayer,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        slot_mapping: torch.Tensor,
+    ) -> None:
+        """Writes the step's keys and values into their slots."""
+        if kv_cache.numel() == 0:
+            return
+        tokens = slot_mapping.shape[0]
+        key_cache, value_cache = self.caches(kv_cache)
+        torch_npu.npu_scatter_pa_kv_cache(
+            key[:tokens].contiguous(), value[:tokens].contiguous(), key_cache, value_cache, slot_mapping, cache_mode="Norm"
+        )
+
+    def forward(
+        self,
+        layer: AttentionLayer,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        attn_metadata: AscendMetadata | None,
+        output: torch.Tensor,
+        output_scale: torch.Tensor | None = None,
+        output_block_scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Attends to the cache; writes into ``output`` [tokens, heads, head_size] and returns it."""
+        if attn_metadata is None:  # profiling run: no cache yet
+            return output.zero_()
+        tokens = attn_metadata.num_tokens
+        key_cache, value_cache = self.caches(kv_cache)
+        blocks, block_size = key_cache.shape[:2]
+        torch_npu.npu_fused_infer_attention_score.out(
+            query[:tokens],
+            key_cache.view(blocks, block_size, -1),
+            value_cache.view(blocks, block_size, -1),
+            atten_mask=causal_mask(query.device),
+            actual_seq_lengths=attn_metadata.query_ends,
+            actual_seq_lengths_kv=attn_metadata.seq_lens,
+            block_table=attn_metadata.block_table,
+            num_heads=self.num_heads,
+            num_key_value_heads=self.num_kv_heads,
+            scale=self.scale,
+            input_layout="TND",
+            block_size=block_size,
+            **self._window(),
+            out=[output[:tokens], unused_lse(query.device)],
+        )
+        return output
+
+    def _window(self) -> dict[str, int]:
+        if self.sliding_window is None:
+            return {"sparse_mode": CAUSAL}
+        return {"sparse_mode": BAND, "pre_tokens": self.sliding_window - 1, "next_tokens": 0}
+
+
+class AscendAttentionBackend(AttentionBackend):
+    """Decoder attention over a paged cache."""
+
+    supported_dtypes: ClassVar[list[torch.dtype]] = [torch.float16, torch.bfloat16, torch.float32]
+    forward_includes_kv_cache_update = False
+
+    @staticmethod
+    def get_name() -> str:
+        return "CUSTOM"
+
+    @staticmethod
+    def get_impl_cls() -> type[AscendAttentionImpl]:
+        return AscendAttentionImpl
+
+    @staticmethod
+    def get_builder_cls() -> type[AscendMetadataBuilder]:
+        return AscendMetadataBuilder
+
+    @staticmethod
+    def get_supported_kernel_block_sizes(kv_cache_spec: KVCacheSpec | None = None) -> list[int | MultipleOf]:
+        return [BLOCK_SIZE]
+
+    @classmethod
+    def supports_sliding_window(cls) -> bool:
+        return True
+
+    @classmethod
+    def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
+        # Layer outermost: each layer's memory is one contiguous piece (see AscendAttentionImpl.caches).
+        return (KVCacheLayout.LBNHC,)

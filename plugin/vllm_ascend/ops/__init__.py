@@ -1,0 +1,1 @@
+"""Layers of vLLM implemented by CANN's fused operators."""

@@ -1,0 +1,154 @@
+"""Every class and operator of vLLM that this plugin implements for the NPU, each a row.
+
+A row says what vLLM calls, where the implementation is, and the CANN operator that must be
+launched when it is called; a test launches each and looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+
+
+@dataclass(frozen=True)
+class Override:
+    """One thing of vLLM that is ours on an NPU.
+
+    Attributes:
+        kind: ``custom-op`` (a class replaced by name), ``ir-op`` (a provider of an IR operator),
+            ``triton-kernel`` (a kernel replaced by name) or ``attention-backend``.
+        target: the qualified name in vLLM.
+        implementation: the qualified name here.
+        operator: the CANN operator that a call launches.
+    """
+
+    kind: str
+    target: str
+    implementation: str
+    operator: str
+
+
+_ROTARY = "vllm.model_executor.layers.rotary_embedding"
+_OPS = "vllm_ascend.ops"
+
+OVERRIDES: tuple[Override, ...] = (
+    Override("ir-op", "vllm.ir.ops.rms_norm", f"{_OPS}.normalization.rms_norm", "aclnnRmsNorm"),
+    Override("ir-op", "vllm.ir.ops.fused_add_rms_norm", f"{_OPS}.normalization.fused_add_rms_norm", "aclnnAddRmsNorm"),
+    Override(
+        "custom-op",
+        "vllm.model_executor.layers.layernorm.GemmaRMSNorm",
+        f"{_OPS}.normalization.AscendGemmaRMSNorm",
+        "aclnnGemmaRmsNorm",
+    ),
+    Override(
+        "custom-op", "vllm.model_executor.layers.activation.SiluAndMul", f"{_OPS}.activation.AscendSiluAndMul", "aclnnSwiGlu"
+    ),
+    Override(
+        "custom-op", "vllm.model_executor.layers.activation.GeluAndMul", f"{_OPS}.activation.AscendGeluAndMul", "aclnnGeGluV3"
+    ),
+    Override(
+        "custom-op",
+        f"{_ROTARY}.base.RotaryEmbedding",
+        f"{_OPS}.rotary_embedding.AscendRotaryEmbedding",
+        "aclnnRopeWithSinCosCacheV2",
+    ),
+    Override(
+        "custom-op",
+        f"{_ROTARY}.llama3_rope.Llama3RotaryEmbedding",
+        f"{_OPS}.rotary_embedding.AscendLlama3RotaryEmbedding",
+        "aclnnRopeWithSinCosCacheV2",
+    ),
+    Override(
+        "custom-op",
+        f"{_ROTARY}.linear_scaling_rope.LinearScalingRotaryEmbedding",
+        f"{_OPS}.rotary_embedding.AscendLinearScalingRotaryEmbedding",
+        "aclnnRopeWithSinCosCacheV2",
+    ),
+    Override(
+        "custom-op",
+        f"{_ROTARY}.yarn_scaling_rope.YaRNScalingRotaryEmbedding",
+        f"{_OPS}.rotary_embedding.AscendYaRNScalingRotaryEmbedding",
+        "aclnnRopeWithSinCosCacheV2",
+    ),
+    Override(
+        "triton-kernel",
+        "vllm.v1.worker.block_table.ComputeSlotMappingKernel.kernel",
+        f"{_OPS}.slot_mapping.compute_slot_mapping",
+        "aclnnSearchSorted",
+    ),
+    Override(
+        "attention-backend",
+        "vllm.v1.attention.backends.registry.AttentionBackendEnum.CUSTOM",
+        "vllm_ascend.attention.backend.AscendAttentionBackend",
+        "aclnnFusedInferAttentionScore*",
+    ),
+)
+
+
+def resolve(qualified: str) -> object:
+    """The object of a qualified name: the longest importable module, then attributes.
+
+    Raises:
+        ImportError: no part of the name is a module.
+        AttributeError: the module has no such attribute.
+    """
+    parts = qualified.split(".")
+    for end in range(len(parts), 0, -1):
+        try:
+            found: object = import_module(".".join(parts[:end]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[end:]:
+            found = getattr(found, name)
+        return found
+    raise ImportError(f"no module in {qualified}")
+
+
+def _register_custom_op(override: Override) -> None:
+    from vllm.model_executor.custom_op import CustomOp
+
+    CustomOp.register_oot(resolve(override.implementation), name=override.target.rpartition(".")[2])  # type: ignore[arg-type]
+
+
+def _register_attention_backend(override: Override) -> None:
+    from vllm.v1.attention.backends.registry import register_backend
+
+    register_backend(resolve(override.target), override.implementation)  # type: ignore[arg-type]
+
+
+def _register_ir_op(override: Override) -> None:
+    resolve(override.implementation)  # registers itself by decorator
+
+
+_REGISTER: dict[str, Callable[[Override], None]] = {
+    "custom-op": _register_custom_op,
+    "ir-op": _register_ir_op,
+    "attention-backend": _register_attention_backend,
+}
+
+
+@cache
+def register_all() -> None:
+    """Registers every row but the Triton kernels, once a process.
+
+    Raises:
+        ImportError, AttributeError: a target is gone, so this version of vLLM does not fit.
+    """
+    for override in OVERRIDES:
+        if override.kind != "triton-kernel":
+            _REGISTER[override.kind](override)
+
+
+@cache
+def register_triton_kernels() -> None:
+    """Registers the rows of Triton kernels, once a process, when the worker asks for them.
+
+    Raises:
+        ImportError, AttributeError, ValueError: a target is gone.
+    """
+    from vllm.triton_utils.dispatcher import register_kernels
+
+    kernels = {row.target: resolve(row.implementation) for row in OVERRIDES if row.kind == "triton-kernel"}
+    register_kernels(kernels)  # type: ignore[arg-type]

@@ -1,0 +1,165 @@
+"""The NPU as a vLLM platform: what vLLM asks of a device, and the configuration it needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from vllm.logger import init_logger
+from vllm.platforms.interface import Platform, PlatformEnum
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.config.kernel import IrOpPriorityConfig
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+    from vllm.v1.attention.selector import AttentionSelectorConfig
+
+logger = init_logger(__name__)
+
+IR_PROVIDER = "ascend"
+"""The name under which this plugin's implementations of vLLM's IR operators are registered."""
+
+
+class UnsupportedOnNPU(ValueError):
+    """A configuration that this plugin cannot serve; the message says what to change."""
+
+
+class NPUPlatform(Platform):
+    """Huawei Ascend NPU, through torch-npu."""
+
+    _enum = PlatformEnum.OOT
+    device_name = "npu"
+    device_type = "npu"
+    dispatch_key = "PrivateUse1"
+    ray_device_key = "NPU"
+    dist_backend = "hccl"
+    device_control_env_var = "ASCEND_RT_VISIBLE_DEVICES"
+    simple_compile_backend = "eager"
+    supported_quantization: list[str] = []
+
+    @property
+    def supported_dtypes(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float16, torch.float32]
+
+    # ---- configuration ----
+
+    @classmethod
+    def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
+        from vllm.config import CompilationMode, CUDAGraphMode
+
+        parallel = vllm_config.parallel_config
+        if parallel.worker_cls == "auto":
+            parallel.worker_cls = "vllm_ascend.worker.NPUWorker"
+        if parallel.world_size > 1:
+            raise UnsupportedOnNPU(
+                f"{parallel.world_size} NPUs were asked for (tensor, pipeline or context parallel); "
+                "this version of vllm-ascend serves on one. Set the parallel sizes to 1."
+            )
+        if vllm_config.lora_config is not None:
+            raise UnsupportedOnNPU("LoRA is not implemented in this version of vllm-ascend; leave out --enable-lora.")
+        if vllm_config.speculative_config is not None:
+            raise UnsupportedOnNPU(
+                "Speculative decoding is not implemented in this version of vllm-ascend; leave out --speculative-config."
+            )
+        # Eager mode: operators are launched one by one, nothing is compiled or captured.
+        compilation = vllm_config.compilation_config
+        compilation.mode = CompilationMode.NONE
+        compilation.cudagraph_mode = CUDAGraphMode.NONE
+        compilation.pass_config.fuse_norm_quant = False
+        compilation.pass_config.fuse_act_quant = False
+
+    @classmethod
+    def get_default_ir_op_priority(cls, vllm_config: VllmConfig) -> IrOpPriorityConfig:
+        from vllm.config.kernel import IrOpPriorityConfig
+
+        return IrOpPriorityConfig(
+            rms_norm=[IR_PROVIDER, "native"],
+            fused_add_rms_norm=[IR_PROVIDER, "native"],
+            gelu_and_mul_sparse=["native"],
+        )
+
+    @classmethod
+    def import_kernels(cls) -> None:
+        """vLLM's compiled kernels are CUDA's; there are none to import."""
+
+    @classmethod
+    def import_ir_kernels(cls) -> None:
+        from vllm_ascend.overrides import register_all
+
+        register_all()
+
+    @classmethod
+    def register_triton_kernel_overrides(cls) -> None:
+        from vllm_ascend.overrides import register_triton_kernels
+
+        register_triton_kernels()
+
+    @classmethod
+    def get_attn_backend_cls(
+        cls,
+        selected_backend: AttentionBackendEnum | None,
+        attn_selector_config: AttentionSelectorConfig,
+        num_heads: int | None = None,
+    ) -> str:
+        from vllm_ascend.attention.backend import AscendAttentionBackend
+
+        reasons = AscendAttentionBackend.validate_configuration(
+            device_capability=None,  # type: ignore[arg-type]  # an NPU has no compute capability
+            **attn_selector_config._asdict(),
+        )
+        if reasons:
+            raise UnsupportedOnNPU(
+                f"Attention of this model cannot run on an NPU: {', '.join(reasons)} ({attn_selector_config})."
+            )
+        return "vllm_ascend.attention.backend.AscendAttentionBackend"
+
+    @classmethod
+    def get_device_communicator_cls(cls) -> str:
+        return "vllm_ascend.distributed.communicator.NPUCommunicator"
+
+    # ---- the device ----
+
+    @classmethod
+    def set_device(cls, device: torch.device) -> None:
+        torch.npu.set_device(device)
+
+    @classmethod
+    def manual_seed_all(cls, seed: int) -> None:
+        torch.npu.manual_seed_all(seed)
+
+    @classmethod
+    def get_device_name(cls, device_id: int = 0) -> str:
+        return torch.npu.get_device_name(device_id)
+
+    @classmethod
+    def get_device_total_memory(cls, device_id: int = 0) -> int:
+        return torch.npu.get_device_properties(device_id).total_memory
+
+    @classmethod
+    def get_current_memory_usage(cls, device: torch.types.Device | None = None) -> float:
+        torch.npu.reset_peak_memory_stats(device)
+        return torch.npu.max_memory_allocated(device)
+
+    @classmethod
+    def num_compute_units(cls, device_id: int = 0) -> int:
+        return torch.npu.get_device_properties(device_id).cube_core_num
+
+    @classmethod
+    def check_if_supports_dtype(cls, dtype: torch.dtype) -> None:
+        supported = [torch.bfloat16, torch.float16, torch.float32]
+        if dtype not in supported:
+            raise UnsupportedOnNPU(f"dtype {dtype} is not supported on an NPU; use one of {supported}.")
+
+    # ---- what the platform can do ----
+
+    @classmethod
+    def opaque_attention_op(cls) -> bool:
+        return True
+
+    @classmethod
+    def support_hybrid_kv_cache(cls) -> bool:
+        return True
+
+    @classmethod
+    def check_runner_kv_caches_multi_layer(cls) -> None:
+        """Layers of one index (self and cross attention) are bound one after the other."""

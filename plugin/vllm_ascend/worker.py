@@ -1,0 +1,60 @@
+"""The worker: vLLM's own, on an NPU."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
+from vllm.platforms import current_platform
+from vllm.utils.mem_utils import MemorySnapshot
+from vllm.utils.torch_utils import set_random_seed
+from vllm.v1.worker.gpu_worker import Worker, init_worker_distributed_environment
+from vllm.v1.worker.utils import request_memory
+
+from vllm_ascend import shims
+
+
+class NPUWorker(Worker):
+    """One process on one NPU."""
+
+    def init_device(self) -> None:
+        """Takes the device, joins the process group, measures free memory and makes the runner.
+
+        Raises:
+            RuntimeError: there is no NPU for this rank.
+        """
+        shims.apply_all()
+        # torch-npu closes its process groups when the interpreter leaves; an engine that lives in
+        # this process would close them after it, and fail. Handlers run last in, first out.
+        atexit.register(cleanup_dist_env_and_memory)
+        index = current_platform.logical_device_id_to_visible_device_id(self.local_rank)
+        count = torch.npu.device_count()
+        if index >= count:
+            raise RuntimeError(
+                f"Worker {self.rank} needs NPU {index}, and {count} are visible. "
+                f"Check {current_platform.device_control_env_var} and the parallel sizes."
+            )
+        self.device = torch.device("npu", index)
+        torch.npu.set_device(self.device)
+        current_platform.check_if_supports_dtype(self.model_config.dtype)
+        init_worker_distributed_environment(
+            self.vllm_config, self.rank, self.distributed_init_method, self.local_rank, current_platform.dist_backend
+        )
+        set_random_seed(self.model_config.seed)
+        gc.collect()
+        torch.npu.empty_cache()
+        self.init_snapshot = MemorySnapshot(device=self.device)
+        self.requested_memory = request_memory(self.init_snapshot, self.cache_config)
+        self._init_workspace_and_model_runner()
+
+    def _make_model_runner(self):
+        from vllm_ascend.model_runner import NPUModelRunner
+
+        return NPUModelRunner(self.vllm_config, self.device)
+
+    def _maybe_get_memory_pool_context(self, tag: str) -> AbstractContextManager:
+        # Sleep mode's allocator is not there yet: memory comes from torch-npu's own.
+        return nullcontext()
