@@ -20,7 +20,7 @@ import matrix
 from ci import changes, checkpoints, display, environment, errors, plan, records
 from ci.errors import CiError, NothingSelectedError, UsageError
 from ci.plan import Job, Plan
-from ci.runners import Result, Runner
+from ci.runners import CellError, Result, Runner
 from ci.runners.simulated import Settings, Simulated
 from matrix import Cell, MatrixError
 from reports.errors import ReportsError, StoreError
@@ -98,7 +98,7 @@ def e2e(options: argparse.Namespace) -> int:
             "a number below 1 was given",
             "leave --jobs out for what this machine holds",
         )
-    store = Store(options.store)
+    store = open_store(options.store)
     chosen = choose(options, store, jobs)
     if options.list:
         return listing(chosen, jobs, options.json)
@@ -113,6 +113,14 @@ def plan_only(options: argparse.Namespace) -> int:
 
 COMMANDS = {"e2e": e2e, "plan": plan_only}
 """The commands by name."""
+
+
+def open_store(url: str | None) -> Store:
+    """The store at a URL; raises UsageError when it is no URL of a database."""
+    try:
+        return Store(url)
+    except StoreError as error:
+        raise UsageError(f"--store {url}: {error.what}", error.why, error.fix) from error
 
 
 def default_jobs() -> int:
@@ -223,8 +231,6 @@ class Recorder:
 
 def unrecordable(result: Result, error: ValueError) -> Result:
     """The result of a cell whose body returned what a record cannot hold."""
-    from ci.runners import CellError
-
     told = CellError("InvalidOutcome", f"the body's outcome fits no record: {error}")
     return Result(
         result.job, result.group, "error", result.started, result.seconds, told, log=result.log
@@ -234,7 +240,7 @@ def unrecordable(result: Result, error: ValueError) -> Result:
 def execute(chosen: Plan, jobs: int, store: Store, file: Path | None) -> int:
     """Runs a plan on the simulated runner; returns the exit code."""
     started = time.monotonic()
-    console = Console()
+    console = display.console()
     folder = run_folder(environment.ROOT / "build" / "runs")
     shared = environment.Environment()
     runner = Simulated(
@@ -260,11 +266,9 @@ def finish(recorder: Recorder, console: Console, file: Path | None, seconds: flo
     recorder.display.live.stop()
     results = sorted((result for result, _ in recorder.results), key=lambda r: r.job.cell.id)
     evidence = recorder.runner.evidence
-    # A log has no width of its own; a table cut to 80 columns would be no use in it.
-    width = None if console.is_terminal else 200
     if results:
         console.print()
-        console.print(display.table(results, evidence), width=width)
+        console.print(display.table(results, evidence))
         console.print()
     console.print(display.summary(results, seconds, evidence), highlight=False)
     if recorder.problems:

@@ -23,6 +23,15 @@ STYLES = {"passed": "green", "failed": "red", "error": "magenta", "inconclusive"
 PROOF_CHARACTERS = 60
 """How much of a proof the table shows; the record has all of it."""
 
+LOG_COLUMNS = 200
+"""The width of a table in a log."""
+
+
+def console() -> Console:
+    """Standard output; a log has no width of its own, and a table cut to 80 columns is no use."""
+    found = Console()
+    return found if found.is_terminal else Console(width=LOG_COLUMNS)
+
 
 class Display:
     """Prints a line for each cell that ends; on a terminal also what runs at the moment.

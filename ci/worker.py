@@ -356,7 +356,7 @@ def run_body(request: Request) -> dict[str, Any]:
     return {"verdict": "passed", "error": None, **result}
 
 
-class _Never(Exception):  # noqa: N818
+class _Never(Exception):
     """Stands for the contract's gate while the contract is not imported."""
 
 

@@ -165,7 +165,7 @@ class _Run:
         return result
 
 
-class _CellFailed(Exception):  # noqa: N818
+class _CellFailed(Exception):
     """The cell got no outcome of its own."""
 
     def __init__(self, kind: str, message: str, log_tail: str = "") -> None:
