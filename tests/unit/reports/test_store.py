@@ -331,3 +331,12 @@ def test_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
         spool.write(tmp_path / "r.json", "later")
     assert [path.name for path in tmp_path.iterdir()] == ["r.json"]
     assert (tmp_path / "r.json").read_text() == "earlier"
+
+
+def test_a_reader_never_sees_a_half_written_file(tmp_path: Path) -> None:
+    (tmp_path / "r.json").write_text("earlier")
+    os.link(tmp_path / "r.json", tmp_path / "what a reader has open")
+    spool.write(tmp_path / "r.json", "later")
+    assert (tmp_path / "r.json").read_text() == "later"
+    assert (tmp_path / "what a reader has open").read_text() == "earlier"
+    assert len(list(tmp_path.iterdir())) == 2
