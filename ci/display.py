@@ -20,8 +20,8 @@ from ci.runners import Result
 STYLES = {"passed": "green", "failed": "red", "error": "magenta", "inconclusive": "yellow"}
 """The colour of each verdict; the word is always there as well."""
 
-PROOF_CHARACTERS = 60
-"""How much of a proof the table shows; the record has all of it."""
+TABLE_CHARACTERS = 72
+"""How much of a proof or an error the table shows; the record has all of it."""
 
 LOG_COLUMNS = 200
 """The width of a table in a log."""
@@ -110,7 +110,7 @@ def table(results: Iterable[Result], evidence: str) -> Table:
         told = (
             proof_in_short(result)
             if result.error is None
-            else f"{result.error.kind}: {first_line(result.error.message)}"
+            else shorten(f"{result.error.kind}: {first_line(result.error.message)}")
         )
         shown.add_row(
             escape(result.job.cell.id),
@@ -129,8 +129,12 @@ def _seconds(result: Result, name: str) -> str:
 
 def proof_in_short(result: Result) -> str:
     """The first entries of a proof, on one line."""
-    text = ", ".join(f"{name}={value}" for name, value in result.proof.items())
-    return text if len(text) <= PROOF_CHARACTERS else f"{text[: PROOF_CHARACTERS - 1]}…"
+    return shorten(", ".join(f"{name}={value}" for name, value in result.proof.items()))
+
+
+def shorten(text: str) -> str:
+    """A text cut to the table's width."""
+    return text if len(text) <= TABLE_CHARACTERS else f"{text[: TABLE_CHARACTERS - 1]}…"
 
 
 def first_line(text: str) -> str:

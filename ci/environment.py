@@ -60,6 +60,8 @@ BUILD_TOOLS = (
     "cmake",
     "ninja",
     "scikit-build-core",
+    "hatchling",
+    "editables",
 )
 """What vLLM, the plugin, the simulator and the harness need to build. Installed in the environment,
 because builds without isolation reuse the installed torch instead of fetching another."""
