@@ -110,7 +110,7 @@ def _environment(*, html: bool) -> jinja2.Environment:
     )
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
     environment.filters["seconds"] = lambda value: f"{value:.1f} s"
-    environment.filters["bound"] = lambda label: label.replace(" ", "\N{NO-BREAK SPACE}", 1)
+    environment.filters["bound"] = _bound
     environment.filters["number"] = _number
     return environment
 
@@ -120,6 +120,11 @@ def _finalize(value: object) -> object:
     if isinstance(value, Markup):
         return value
     return Markup(str(escape(value)).replace("`", "&#96;"))
+
+
+def _bound(label: str) -> str:
+    """Return a status label that breaks only before a parenthesis."""
+    return label.replace(" ", "\N{NO-BREAK SPACE}").replace("\N{NO-BREAK SPACE}(", " (")
 
 
 def _number(value: float) -> str:

@@ -104,6 +104,8 @@ def derive(
 def _tables(
     matrix: Matrix, cells: Sequence[Cell], known: Mapping[str, Status]
 ) -> tuple[Table, ...]:
+    # Real checkpoints come before stand-ins.
+    order = sorted(matrix.models, key=lambda name: matrix.models[name].stand_in)
     tables = []
     for hardware in matrix.hardware.values():
         for cann in reversed(matrix.cann.values()):  # the newest first
@@ -117,7 +119,7 @@ def _tables(
                     cann=cann,
                     hardware=hardware,
                     features=tuple(matrix.features.values()),
-                    rows=tuple((matrix.models[name], row) for name, row in rows.items()),
+                    rows=tuple((matrix.models[name], rows[name]) for name in order),
                     evidence=evidence_in_words(found, hardware),
                 )
             )

@@ -86,3 +86,10 @@ def test_json_has_every_cell_and_its_record(store: Store) -> None:
     assert cells[one.cell]["evidence"] == "simulated"
     assert document["summary"]["passed"] == 1
     assert sum(document["summary"].values()) == len(cells)
+
+
+def test_real_models_come_before_stand_ins(store: Store) -> None:
+    forms = [model.stand_in for model, _ in support(store).tables[0].rows]
+    assert forms == sorted(forms)
+    assert False in forms
+    assert True in forms
