@@ -246,7 +246,8 @@ def start(ctx: CellContext, *, in_process: bool = True, **overrides: Any) -> Ite
         engine.platform = _platform(engine, in_process)
         yield engine
     finally:
-        llm.llm_engine.engine_core.shutdown()
+        # With time to leave the device counters, if the core is a process.
+        llm.llm_engine.engine_core.shutdown(timeout=15.0)
 
 
 def arguments(ctx: CellContext, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -25,6 +25,9 @@ from tests.e2e.reference import Reference
 NAME = "served-model"
 """Name by which clients ask for the model."""
 
+PATIENCE = 15.0
+"""Seconds that the server gets to end by itself."""
+
 RESERVE = 60.0
 """Seconds of the cell's time limit that are kept for the requests and the shutdown."""
 
@@ -153,7 +156,8 @@ def command(ctx: CellContext, port: int) -> list[str]:
     """Return the command line that serves the cell's checkpoint on `port`."""
     program = Path(sys.executable).with_name("vllm")
     options = arguments(ctx)
-    options["disable_log_stats"] = False
+    # Statistics, and with them /metrics, are on in a server unless its own flag turns them off.
+    options.pop("disable_log_stats")
     return [
         str(program),
         "serve",
@@ -161,6 +165,8 @@ def command(ctx: CellContext, port: int) -> list[str]:
         "--host=127.0.0.1",
         f"--port={port}",
         f"--served-model-name={NAME}",
+        # Without it the engine's process is killed before it can leave its device counters.
+        f"--shutdown-timeout={PATIENCE:.0f}",
         *flags(options),
     ]
 
@@ -186,20 +192,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def end_group(process: subprocess.Popen[bytes], patience: float = 20.0) -> None:
-    """End a process and all of its group: politely, and after `patience` seconds for certain.
+def end_group(process: subprocess.Popen[bytes], patience: float = PATIENCE) -> None:
+    """End a process politely, and after `patience` seconds for certain, with all of its group.
 
-    It ends politely so that its processes write their device counters.
+    Only the first process is asked: it tells the others, and waits for them.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-            break
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(patience)
     # Engine processes that outlive the server would keep the device.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def read_metric(text: str, name: str) -> float:
