@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -13,15 +14,17 @@ ENVIRONMENT = "ASCEND_MATRIX_SPOOL"
 """Environment variable with the folder that is tried first."""
 
 
-def folders(beside: Path | None) -> list[Path]:
+def folders(store: str, beside: Path | None) -> list[Path]:
     """Return where records are spooled, in the order in which it is tried.
 
     Args:
+        store: the store's name; records of one store must not end in another.
         beside: the folder of the store's file, if it is one. The last folder is on the disk of
             temporary files, which may have space where the store's disk has none.
     """
     chosen = os.environ.get(ENVIRONMENT)
-    temporary = Path(tempfile.gettempdir()) / f"ascend-matrix-spool-{os.getuid()}"
+    digest = hashlib.sha256(store.encode()).hexdigest()[:12]
+    temporary = Path(tempfile.gettempdir()) / f"ascend-matrix-spool-{os.getuid()}-{digest}"
     candidates = [Path(chosen) if chosen else None, beside and beside / "spool", temporary]
     return [folder for folder in candidates if folder is not None]
 
@@ -30,7 +33,7 @@ def keep(record: Record, candidates: Sequence[Path]) -> Path | None:
     """Write the record into the first folder that takes it whole; return the file, or None."""
     for folder in candidates:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             return write(folder / f"{record.id}.json", record.to_json(indent=2) + "\n")
         except OSError:
             continue

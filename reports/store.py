@@ -97,7 +97,8 @@ class Store:
     @property
     def spools(self) -> list[Path]:
         """The folders where records are kept when the store cannot take them."""
-        return spool.folders(self._file.parent if self._file else None)
+        store = str(self._file.resolve()) if self._file else self.name
+        return spool.folders(store, self._file.parent if self._file else None)
 
     def add(self, record: Record) -> bool:
         """Append a record in one transaction; return False if it was there already.
@@ -197,7 +198,8 @@ class Store:
         reason, why, fix = _cause(error)
         what = f"The record of {record.cell} was not stored in {self.name}: {reason}."
         if kept is not None:
-            again = f"{fix}, then run `python -m reports ingest {kept}`."
+            there = "" if self._url == sa.make_url(DEFAULT_URL) else f" --store '{self.name}'"
+            again = f"{fix}, then run `python -m reports ingest {kept}{there}`."
             return StoreError(what, why, f"The record is kept in {kept}.\n{again}", spooled=kept)
         tried = ", ".join(str(folder) for folder in self.spools)
         lost = f"No folder could take it either ({tried}); this is the whole record:\n"

@@ -238,7 +238,7 @@ def test_full_disk_loses_no_record(
     assert "full" in str(error)
     assert error.spooled is not None
     assert json.loads(error.spooled.read_text()) == later.document()
-    assert str(error.spooled) in str(error)
+    assert f"python -m reports ingest {error.spooled} --store '{url}'" in str(error)
     assert error.spooled.parent == tmp_path / "temporary" / error.spooled.parent.name
     assert not list(small_disk.folder.glob("**/*.tmp")), "nothing half-written is left"
     assert Store(url).records() == [earlier]
@@ -319,6 +319,18 @@ def test_chosen_spool_comes_first(
 ) -> None:
     monkeypatch.setenv(spool.ENVIRONMENT, str(tmp_path / "chosen"))
     assert store.spools[0] == tmp_path / "chosen"
+
+
+def test_stores_do_not_share_a_spool(tmp_path: Path) -> None:
+    stores = [Store(f"sqlite:///{tmp_path}/{name}/records.sqlite") for name in "ab"]
+    assert not set(stores[0].spools) & set(stores[1].spools)
+
+
+def test_spool_is_the_same_however_the_store_is_written(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Store("sqlite:///results/records.sqlite").spools[-1] == store.spools[-1]
 
 
 def test_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
