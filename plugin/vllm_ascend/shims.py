@@ -37,14 +37,6 @@ class Shim:
         return f"{self.module}.{self.name}"
 
 
-def _event() -> Callable[..., torch.npu.Event]:
-    def event(enable_timing: bool = False, blocking: bool = False, interprocess: bool = False) -> torch.npu.Event:
-        # An NPU event has no blocking flag: a host wait on it always blocks.
-        return torch.npu.Event(enable_timing=enable_timing)
-
-    return event
-
-
 def _no_warmup(worker: object, *, process_local_only: bool = False) -> None:
     """CANN's operators are compiled ahead of time: there is nothing to warm up."""
 
@@ -54,7 +46,7 @@ _STREAMS_UPSTREAM = "vLLM using torch.Stream, torch.Event and torch.accelerator 
 
 SHIMS: tuple[Shim, ...] = (
     Shim("torch.cuda", "Stream", lambda: torch.npu.Stream, _STREAMS, _STREAMS_UPSTREAM),
-    Shim("torch.cuda", "Event", _event, _STREAMS, _STREAMS_UPSTREAM),
+    Shim("torch.cuda", "Event", lambda: torch.npu.Event, _STREAMS, _STREAMS_UPSTREAM),
     Shim("torch.cuda", "stream", lambda: torch.npu.stream, _STREAMS, _STREAMS_UPSTREAM),
     Shim("torch.cuda", "current_stream", lambda: torch.npu.current_stream, _STREAMS, _STREAMS_UPSTREAM),
     Shim(

@@ -1,0 +1,53 @@
+"""The platform: what it answers without an engine, and how it refuses what it cannot serve."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs the shared environment")
+
+from vllm.platforms import current_platform  # noqa: E402
+
+from vllm_ascend.platform import NPUPlatform, UnsupportedOnNPU  # noqa: E402
+
+
+def test_vllm_finds_the_platform() -> None:
+    assert isinstance(current_platform, NPUPlatform)
+    assert (current_platform.device_type, current_platform.dist_backend) == ("npu", "hccl")
+
+
+def test_the_device_answers() -> None:
+    assert current_platform.get_device_name(0).startswith("Ascend")
+    assert current_platform.get_device_total_memory(0) == torch.npu.mem_get_info(0)[1]
+    assert current_platform.num_compute_units(0) > 0
+
+
+def test_a_dtype_that_the_chip_lacks_is_refused() -> None:
+    current_platform.check_if_supports_dtype(torch.bfloat16)
+    with pytest.raises(UnsupportedOnNPU, match="float64"):
+        current_platform.check_if_supports_dtype(torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"use_mla": True}, "MLA"), ({"has_sink": True}, "sink"), ({"attn_type": "encoder_only"}, "encoder_only")],
+)
+def test_attention_that_is_not_supported_says_why(change: dict, words: str) -> None:
+    from vllm.v1.attention.selector import AttentionSelectorConfig
+
+    config = AttentionSelectorConfig(64, torch.bfloat16, "auto", 128)
+    assert current_platform.get_attn_backend_cls(None, config).endswith("AscendAttentionBackend")
+    with pytest.raises(UnsupportedOnNPU, match=f"(?i){words}"):
+        current_platform.get_attn_backend_cls(None, config._replace(**change))
+
+
+def test_importing_the_plugin_is_light_and_knows_no_simulator() -> None:
+    """The package itself is imported by every vLLM process, so it must not import torch or vllm."""
+    code = "import sys, vllm_ascend; print([m for m in ('torch', 'vllm', 'cannsim') if m in sys.modules])"
+    environment = {**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert found.stdout.strip() == "[]"
