@@ -20,7 +20,7 @@ class MatrixError(Exception):
         super().__init__("\n".join(part for part in (what, why, fix) if part))
 
 
-class InvalidData(MatrixError):  # noqa: N818
+class InvalidData(MatrixError):
     """A YAML file does not say what the schema allows."""
 
 
@@ -32,15 +32,15 @@ class UnknownReference(InvalidData):
     """A rule or selection names something that does not exist."""
 
 
-class UnknownSelection(MatrixError):  # noqa: N818
+class UnknownSelection(MatrixError):
     """The named selection does not exist."""
 
 
-class UnknownPattern(MatrixError):  # noqa: N818
+class UnknownPattern(MatrixError):
     """A pattern matches no cell at all, so it is probably mistyped."""
 
 
-class EmptySelection(MatrixError):  # noqa: N818
+class EmptySelection(MatrixError):
     """What was asked for exists, and nothing of it can be run."""
 
     exit_code: ClassVar[int] = 5
