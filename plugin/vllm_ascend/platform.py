@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from vllm.logger import init_logger
@@ -129,11 +129,20 @@ class NPUPlatform(Platform):
 
     @classmethod
     def get_device_name(cls, device_id: int = 0) -> str:
-        return torch.npu.get_device_name(device_id)
+        return cls._properties(device_id).name
 
     @classmethod
     def get_device_total_memory(cls, device_id: int = 0) -> int:
-        return torch.npu.get_device_properties(device_id).total_memory
+        return cls._properties(device_id).total_memory
+
+    @classmethod
+    def _properties(cls, device_id: int) -> Any:
+        # vLLM also asks in the process that will fork the engine, where it takes this error for
+        # "unknown" and goes on with defaults. An answer would initialise the NPU there, and no
+        # forked child could use it.
+        if not torch.npu.is_initialized():
+            raise NotImplementedError("the NPU's properties are known once this process has initialised it (torch.npu.init)")
+        return torch.npu.get_device_properties(device_id)
 
     @classmethod
     def get_current_memory_usage(cls, device: torch.types.Device | None = None) -> float:
@@ -142,7 +151,7 @@ class NPUPlatform(Platform):
 
     @classmethod
     def num_compute_units(cls, device_id: int = 0) -> int:
-        return torch.npu.get_device_properties(device_id).cube_core_num
+        return cls._properties(device_id).cube_core_num
 
     @classmethod
     def check_if_supports_dtype(cls, dtype: torch.dtype) -> None:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import json
+from functools import reduce
 from pathlib import Path
 from typing import Any
+
+from cannsim.environment import LIBRARIES
 
 Counters = dict[str, Any]
 
@@ -43,18 +46,28 @@ def reset() -> None:
 
 
 def load(directory: Path) -> Counters:
-    """The sum of the counters that processes wrote into ``directory`` (``CANNSIM_COUNTERS``).
+    """The sum of the counters that processes left in ``directory`` (``CANNSIM_COUNTERS``), also of
+    those that still run, were killed, or left without running exit handlers.
 
     Memory is not summed: each device's peak is the largest of any process.
-    Raises FileNotFoundError when no process has written any.
+    Raises FileNotFoundError when there are none, ValueError for a damaged file.
     """
-    files = sorted(Path(directory).glob("counters.*.json"))
-    if not files:
-        raise FileNotFoundError(f"no counters in {directory}: no process with a device has ended")
-    total = json.loads(files[0].read_text())
-    for file in files[1:]:
-        total = _sum(total, json.loads(file.read_text()))
-    return total
+    written = sorted(Path(directory).glob("counters.*.json"))
+    left = [file for file in sorted(Path(directory).glob("counters.*.bin")) if file.with_suffix(".json") not in written]
+    if not written and not left:
+        raise FileNotFoundError(f"no counters in {directory}: no process there has used a simulated device")
+    all_counters = [json.loads(file.read_text()) for file in written] + [_read_left(file) for file in left]
+    return reduce(_sum, all_counters)
+
+
+def _read_left(file: Path) -> Counters:
+    library = ctypes.CDLL(str(LIBRARIES / "libascendcl.so"))
+    library.cannsim_counters_file.restype = ctypes.c_size_t
+    buffer = ctypes.create_string_buffer(1 << 20)
+    length = library.cannsim_counters_file(str(file).encode(), buffer, ctypes.c_size_t(len(buffer)))
+    if length == 0:
+        raise ValueError(f"{file} does not hold counters of this version of cannsim")
+    return json.loads(buffer.value)
 
 
 def difference(later: Counters, earlier: Counters) -> Counters:

@@ -251,24 +251,30 @@ struct Operator<void(Args...)> {
 // <name>: puts the planned call on the stream.
 int launch(void* workspace, uint64_t size, aclOpExecutor* executor, aclrtStream stream);
 
+// What a look-up of an operator's C function answers: null when the CANN version lacks it.
+using Entry = void (*)();
+template <typename Function>
+Entry exported(const char* name, Function* function) {
+  return cann_lacks(name) ? nullptr : reinterpret_cast<Entry>(function);
+}
+
 }  // namespace cannsim
 
 // Exports one operator. The functions are resolved when they are looked up (ifunc), so that a name
 // which the chosen CANN version lacks is absent (null) to dlsym, as it is on the real one.
-#define CHECKED_OPERATOR(NAME, CHECK, ...)                                                              \
-  static void NAME##_body(__VA_ARGS__);                                                                 \
-  static constexpr char NAME##_name[] = #NAME;                                                          \
-  extern "C" {                                                                                          \
-  __attribute__((used)) static void* NAME##_find_plan() {                                               \
-    using Entry = ::cannsim::Operator<decltype(NAME##_body)>;                                           \
-    return ::cannsim::cann_lacks(#NAME) ? nullptr                                                       \
-                                        : reinterpret_cast<void*>(&Entry::plan<NAME##_body, NAME##_name, CHECK>); \
-  }                                                                                                     \
-  __attribute__((used)) static void* NAME##_find_launch() {                                             \
-    return ::cannsim::cann_lacks(#NAME) ? nullptr : reinterpret_cast<void*>(&::cannsim::launch);        \
-  }                                                                                                     \
-  __attribute__((visibility("default"), ifunc(#NAME "_find_plan"))) void NAME##GetWorkspaceSize();      \
-  __attribute__((visibility("default"), ifunc(#NAME "_find_launch"))) void NAME();                      \
-  }                                                                                                     \
+#define CHECKED_OPERATOR(NAME, CHECK, ...)                                                          \
+  static void NAME##_body(__VA_ARGS__);                                                             \
+  static constexpr char NAME##_name[] = #NAME;                                                      \
+  extern "C" {                                                                                      \
+  __attribute__((used)) static ::cannsim::Entry NAME##_find_plan() {                                \
+    using Made = ::cannsim::Operator<decltype(NAME##_body)>;                                        \
+    return ::cannsim::exported(#NAME, &Made::plan<NAME##_body, NAME##_name, CHECK>);                \
+  }                                                                                                 \
+  __attribute__((used)) static ::cannsim::Entry NAME##_find_launch() {                              \
+    return ::cannsim::exported(#NAME, &::cannsim::launch);                                          \
+  }                                                                                                 \
+  __attribute__((visibility("default"), ifunc(#NAME "_find_plan"))) void NAME##GetWorkspaceSize();  \
+  __attribute__((visibility("default"), ifunc(#NAME "_find_launch"))) void NAME();                  \
+  }                                                                                                 \
   static void NAME##_body(__VA_ARGS__)
 #define OPERATOR(NAME, ...) CHECKED_OPERATOR(NAME, nullptr, __VA_ARGS__)

@@ -85,19 +85,20 @@ void Device::synchronize(int timeout_ms) {
 }
 
 void Device::take(size_t bytes) {
-  const int64_t now = used.fetch_add(int64_t(bytes)) + int64_t(bytes);
+  auto& memory = counters().memory[id];
+  const int64_t now = memory.current.fetch_add(int64_t(bytes)) + int64_t(bytes);
   if (now > settings().device_memory) {
-    used.fetch_sub(int64_t(bytes));
+    memory.current.fetch_sub(int64_t(bytes));
     throw Error(ACL_ERROR_RT_MEMORY_ALLOCATION, "out of memory on device " + std::to_string(id) + ": " + std::to_string(bytes) +
-                                                    " bytes asked, " + std::to_string(settings().device_memory - used.load()) + " free of " +
+                                                    " bytes asked, " + std::to_string(settings().device_memory - used()) + " free of " +
                                                     std::to_string(settings().device_memory));
   }
-  int64_t seen = peak.load();
-  while (now > seen && !peak.compare_exchange_weak(seen, now)) {
+  int64_t seen = memory.peak.load();
+  while (now > seen && !memory.peak.compare_exchange_weak(seen, now)) {
   }
 }
 
-void Device::give(size_t bytes) { used.fetch_sub(int64_t(bytes)); }
+void Device::give(size_t bytes) { counters().memory[id].current.fetch_sub(int64_t(bytes)); }
 
 }  // namespace cannsim
 
@@ -105,17 +106,11 @@ using namespace cannsim;
 
 extern "C" {
 
-void cannsim_write_counters();
-
 aclError aclInit(const char* configuration) {
-  write_counters_at_exit();
+  counters();
   return ACL_SUCCESS;
 }
-aclError aclFinalize() {
-  // A child of Python's multiprocessing leaves by _exit(), which runs no atexit handler.
-  if (!settings().counters_path.empty()) cannsim_write_counters();
-  return ACL_SUCCESS;
-}
+aclError aclFinalize() { return ACL_SUCCESS; }
 const char* aclGetRecentErrMsg() { return tls_message.c_str(); }
 aclError aclrtPeekAtLastError(aclrtLastErrLevel) { return ACL_SUCCESS; }
 aclError aclrtGetLastError(aclrtLastErrLevel) { return ACL_SUCCESS; }
@@ -126,10 +121,7 @@ aclError aclrtGetDeviceCount(uint32_t* count) {
   return ACL_SUCCESS;
 }
 aclError aclrtSetDevice(int32_t id) {
-  return guarded([&] {
-    write_counters_at_exit();
-    set_current_device(id);
-  });
+  return guarded([&] { set_current_device(id); });
 }
 aclError aclrtGetDevice(int32_t* id) {
   return guarded([&] { *id = current_device(); });
@@ -150,7 +142,7 @@ aclError aclrtSetCurrentContext(aclrtContext context) {
 aclError aclrtGetPrimaryCtxState(int32_t id, uint32_t* flags, int32_t* active) {
   return guarded([&] {
     if (flags != nullptr) *flags = 0;
-    *active = device(id).used.load() > 0 || tls_device == id;
+    *active = device(id).used() > 0 || tls_device == id;
   });
 }
 aclError aclrtSynchronizeDeviceWithTimeout(int32_t timeout) {
@@ -164,12 +156,12 @@ aclError aclrtSynchronizeDevice() { return aclrtSynchronizeDeviceWithTimeout(-1)
 aclError aclrtGetMemInfo(aclrtMemAttr, size_t* free, size_t* total) {
   return guarded([&] {
     *total = size_t(settings().device_memory);
-    *free = *total - size_t(device(current_device()).used.load());
+    *free = *total - size_t(device(current_device()).used());
   });
 }
 aclError aclrtGetDeviceUtilizationRate(int32_t id, aclrtUtilizationInfo* rates) {
   return guarded([&] {
-    const int64_t used = device(id).used.load();
+    const int64_t used = device(id).used();
     *rates = {};
     rates->memoryUtilization = int32_t(100 * used / settings().device_memory);
   });

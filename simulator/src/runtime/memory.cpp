@@ -229,7 +229,6 @@ aclError aclrtReserveMemAddress(void** address, size_t bytes, size_t, void*, uin
   return guarded([&] {
     *address = map_pages(bytes);
     memory_map().insert(*address, {whole_pages(bytes), current_device(), true});
-    device(current_device()).used.fetch_add(0);
   });
 }
 aclError aclrtReleaseMemAddress(void* address) {

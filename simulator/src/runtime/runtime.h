@@ -75,24 +75,40 @@ CANNSIM_API bool cann_lacks(const char* function);
 
 // ---- counters ---------------------------------------------------------------------------------
 
+using Count = std::atomic<uint64_t>;
+
 struct Tally {
-  std::atomic<uint64_t> count{0}, bytes{0};
+  Count count{0}, bytes{0};
   void add(uint64_t size) {
     count.fetch_add(1, std::memory_order_relaxed);
     bytes.fetch_add(size, std::memory_order_relaxed);
   }
 };
 
+inline constexpr int kMaxDevices = 64;
+inline constexpr int kMaxOperators = 1024;
+
+// All counters of a process, in one piece of memory. With CANNSIM_COUNTERS it is a shared mapping
+// of a file, so that nothing is lost when the process is killed or leaves by _exit().
 struct Counters {
+  char magic[8];
+  uint64_t pid;
+  char chip[32], cann[32];
   Tally host_to_device, device_to_host, device_to_device, memset;
-  std::atomic<uint64_t> stream_syncs{0}, device_syncs{0}, event_syncs{0};
-  std::atomic<uint64_t> events_recorded{0}, event_waits{0}, allocations{0};
+  Count stream_syncs, device_syncs, event_syncs, events_recorded, event_waits, allocations;
+  struct {
+    std::atomic<int64_t> current, peak;  // bytes
+  } memory[kMaxDevices];
+  Count devices, operators;
+  struct {
+    char name[112];
+    Tally tally;
+  } slots[kMaxOperators];
 };
 CANNSIM_API Counters& counters();
 CANNSIM_API Tally& operator_tally(const std::string& name);  // stable address
-CANNSIM_API std::string counters_json();
+CANNSIM_API std::string counters_json(const Counters& all);
 CANNSIM_API void reset_counters();
-void write_counters_at_exit();
 
 // ---- streams and events -----------------------------------------------------------------------
 
@@ -162,8 +178,8 @@ class CANNSIM_API Device {
   void synchronize(int timeout_ms = -1);
   void take(size_t bytes);  // throws ACL_ERROR_RT_MEMORY_ALLOCATION beyond the chip's memory
   void give(size_t bytes);
+  int64_t used() const { return counters().memory[id].current.load(); }
   const int id;
-  std::atomic<int64_t> used{0}, peak{0};
 
  private:
   std::mutex mutex_;

@@ -20,7 +20,24 @@ def test_vllm_finds_the_platform() -> None:
     assert (current_platform.device_type, current_platform.dist_backend) == ("npu", "hccl")
 
 
+def test_asking_for_the_device_does_not_initialise_it() -> None:
+    """The engine is forked from the process that asks; an NPU does not survive a fork."""
+    code = """
+import torch
+from vllm.platforms import current_platform
+try:
+    current_platform.get_device_total_memory()
+except NotImplementedError as error:
+    print(error)
+print(torch.npu.is_initialized())
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.splitlines()[-1] == "False"
+    assert "torch.npu.init" in ran.stdout
+
+
 def test_the_device_answers() -> None:
+    torch.npu.init()
     assert current_platform.get_device_name(0).startswith("Ascend")
     assert current_platform.get_device_total_memory(0) == torch.npu.mem_get_info(0)[1]
     assert current_platform.num_compute_units(0) > 0
