@@ -49,16 +49,18 @@ def environment(session: nox.Session) -> shared.Environment:
 def run(session: nox.Session, *command: str, variables: Mapping[str, str] | None = None) -> None:
     """Runs a command in the repository; a status other than 0 fails the session and is kept.
 
-    An interrupt reaches the command by the terminal; it is waited for, so that it can finish what
-    it writes.
+    An interrupt reaches the command by the terminal, and a request to end is passed on; either way
+    the command is waited for, so that it can finish what it writes.
     """
     session.log(" ".join([Path(command[0]).name, *command[1:]]))
     process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(variables or {})})
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         status = process.wait()
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, end)
     if status != 0:
         # A command that a signal ended gets the status that a shell would give it.
         _exit_codes.append(status if status > 0 else 128 - status)

@@ -42,9 +42,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (CiError, MatrixError, ReportsError) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(f"error: {full(error)}", file=sys.stderr)
+        return errors.INFRASTRUCTURE
     except KeyboardInterrupt:
         print("interrupted; what had ended is recorded", file=sys.stderr)
         return 130
+
+
+def full(error: OSError) -> CiError:
+    """What to say when a file of the run itself cannot be read or written."""
+    return CiError(
+        f"{error.filename or 'a file of this run'}: {error.strerror or error}",
+        "the disk is full, or a folder belongs to another user",
+        "free some space, and see to whom build/ and results/ belong; what had ended is recorded",
+    )
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -10,8 +10,9 @@ from typing import Protocol
 
 from matrix import Cell
 
-DEFAULT_ESTIMATE_S = 15.0
-"""Seconds assumed for a cell of which nothing is known, nor of any other."""
+DEFAULT_ESTIMATE_S = {"inprocess": 15.0, "http": 45.0}
+"""Seconds assumed for a cell of which nothing is known, by its feature's transport: a server
+imports the whole stack anew."""
 
 DEFAULT_DEVICES = 2
 """How many devices a process sees unless a cell needs more."""
@@ -95,8 +96,8 @@ class Plan:
 def estimate(cells: Iterable[Cell], records: Iterable[Timed]) -> dict[str, float]:
     """Seconds expected for each cell, by id.
 
-    The median of the cell's own passed runs; for a cell that has none, of its feature's; else of
-    all; else a constant. Runs that did not pass say nothing about the time of one that does.
+    The median of the cell's own passed runs; for a cell that has none, of its feature's; else a
+    constant. Runs that did not pass say nothing about the time of one that does.
 
     Args:
         cells: The cells to estimate.
@@ -108,10 +109,12 @@ def estimate(cells: Iterable[Cell], records: Iterable[Timed]) -> dict[str, float
         if record.verdict == "passed":
             own.setdefault(record.cell, []).append(record.seconds)
             by_feature.setdefault(record.cell.split("/")[1], []).append(record.seconds)
-    everything = [seconds for values in own.values() for seconds in values]
-    fallback = median(everything) if everything else DEFAULT_ESTIMATE_S
     return {
-        cell.id: median(own.get(cell.id) or by_feature.get(cell.feature.name) or [fallback])
+        cell.id: median(
+            own.get(cell.id)
+            or by_feature.get(cell.feature.name)
+            or [DEFAULT_ESTIMATE_S[cell.feature.transport]]
+        )
         for cell in cells
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import date
+from typing import Literal
 
 import pytest
 
@@ -22,6 +23,7 @@ def make_cell(
     hardware: str = "a2",
     time_limit: int = 60,
     cards: int = 1,
+    transport: Literal["inprocess", "http"] = "inprocess",
 ) -> Cell:
     """A cell whose body is a function of `tests.unit.ci.bodies`."""
     return Cell(
@@ -47,6 +49,7 @@ def make_cell(
             applies_to=("generate",),
             time_limit=time_limit,
             cards=cards,
+            transport=transport,
         ),
         CannVersion(version=cann, status="current", released=date(2026, 1, 1), source="made up"),
         Hardware(

@@ -130,6 +130,17 @@ def test_a_store_that_fails_costs_no_record(
     assert str(kept) in capsys.readouterr().out.replace("\n", "")
 
 
+def test_a_disk_that_is_full_before_anything_ran(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(_: Path) -> Path:
+        raise OSError(28, "No space left on device", "build/runs")
+
+    monkeypatch.setattr(cli, "run_folder", full)
+    assert run("passes") == 3
+    assert "build/runs: No space left on device" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("code", [2, 3])
 def test_a_checkpoint_that_cannot_be_made_gives_its_own_exit_code(
     run: Run, store: Store, failures: dict[str, Failure], code: int

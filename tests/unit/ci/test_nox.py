@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,35 @@ def test_a_problem_with_the_environment_is_infrastructure(checkout: Path, tmp_pa
     done = nox(checkout, "-s", "e2e", PATH=str(bare), CXX="")
     assert done.returncode == 3
     assert "apt-get install g++" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_end_reaches_the_command_and_is_waited_for(
+    installed: Path, number: signal.Signals
+) -> None:
+    python = installed / ".venv" / "bin" / "python"
+    python.write_text(
+        "#!/bin/sh\ntrap 'echo tidied; exit 130' INT TERM\necho $$ > pid\n"
+        "while :; do sleep 0.05; done\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-m", "nox", "-s", "e2e"],
+        cwd=installed,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    ) as session:
+        pid = installed / "pid"
+        while not (pid.is_file() and pid.read_text().strip()):
+            time.sleep(0.02)
+        if number == signal.SIGINT:
+            os.killpg(session.pid, number)  # as a terminal does
+        else:
+            session.send_signal(number)
+        out, _ = session.communicate(timeout=30)
+    assert session.returncode == 130
+    assert "tidied" in out
 
 
 def test_a_session_that_does_not_exist(installed: Path) -> None:

@@ -27,14 +27,14 @@ def test_an_estimate_is_the_median_of_the_cells_own_passed_runs() -> None:
     assert plan.estimate([cell], runs) == {cell.id: 6.0}
 
 
-def test_a_new_cell_is_estimated_from_its_feature_then_from_all_then_by_a_constant() -> None:
+def test_a_new_cell_is_estimated_from_its_feature_and_else_by_a_constant() -> None:
     new = make_cell(feature="lora", model="new")
     same_feature = make_cell(feature="lora", model="old")
-    other = make_cell(feature="base", model="old")
-    runs = [Ran(same_feature.id, 8.0), Ran(other.id, 2.0), Ran(other.id, 2.0)]
+    served = make_cell(feature="serving", transport="http")
+    runs = [Ran(same_feature.id, 8.0), Ran(make_cell(feature="base").id, 2.0)]
     assert plan.estimate([new], runs)[new.id] == 8.0
-    assert plan.estimate([new], runs[1:])[new.id] == 2.0
-    assert plan.estimate([new], [])[new.id] == plan.DEFAULT_ESTIMATE_S
+    assert plan.estimate([new], runs[1:])[new.id] == plan.DEFAULT_ESTIMATE_S["inprocess"]
+    assert plan.estimate([served], runs)[served.id] == plan.DEFAULT_ESTIMATE_S["http"]
 
 
 def test_cells_are_grouped_by_environment_and_start_longest_first() -> None:
