@@ -41,6 +41,9 @@ OPERATOR(aclnnAny, const Tensor& self, IntArray dims, bool keep, Tensor& out) {
 OPERATOR(aclnnNorm, const Tensor& self, const Scalar& p, IntArray dims, bool keep, Tensor& out) {
   out.copy_(at::norm(self, std::optional<Scalar>(p), dims, keep));
 }
+OPERATOR(aclnnLinalgVectorNorm, const Tensor& self, const Scalar& order, IntArray dims, bool keep, at::ScalarType type, Tensor& out) {
+  at::linalg_vector_norm_out(out, self, order, at::OptionalIntArrayRef(dims), keep, std::optional<at::ScalarType>(type));
+}
 OPERATOR(aclnnStd, const Tensor& self, IntArray dims, int64_t correction, bool keep, Tensor& out) {
   out.copy_(at::std(self, at::OptionalIntArrayRef(dims), std::optional<Scalar>(correction), keep));
 }
