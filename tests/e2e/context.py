@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 
-class GateFailed(Exception):  # noqa: N818 - it is a verdict on the device, not an error of the body
+class GateFailed(Exception):
     """A comparison did not hold, or the feature left no proof: the cell's verdict is `failed`.
 
     Any other exception that leaves a body makes the verdict `error`.

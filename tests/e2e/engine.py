@@ -277,6 +277,10 @@ def _platform(engine: Engine, in_process: bool) -> dict[str, object]:
         "platform_class": type(current_platform).__qualname__,
         "model_runner": "V2" if engine.config.use_v2_model_runner else "V1",
     }
+    extensions = os.environ.get("CANNSIM_EXTENSIONS")
+    if extensions:
+        # What the simulated chip was allowed beyond the real one has to stand next to the result.
+        found["simulator_extensions"] = extensions
     if in_process:
         devices = engine.llm.apply_model(_devices)[0]
         found["weights_on"] = devices
