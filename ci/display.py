@@ -105,7 +105,7 @@ def table(results: Iterable[Result], evidence: str) -> Table:
         shown.add_column(name, no_wrap=True)
     for name in ("import", "engine", "generate", "total s"):
         shown.add_column(name, justify="right", no_wrap=True)
-    shown.add_column("proof, or what went wrong", overflow="fold")
+    shown.add_column("proof, or what went wrong", no_wrap=True, overflow="ellipsis")
     for result in results:
         told = (
             proof_in_short(result)
