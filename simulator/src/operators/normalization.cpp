@@ -27,7 +27,7 @@ OPERATOR(aclnnRmsNorm, const Tensor& self, const Tensor& gamma, double epsilon, 
 }
 // Gemma's form scales by one plus gamma.
 OPERATOR(aclnnGemmaRmsNorm, const Tensor& self, const Tensor& gamma, double epsilon, Tensor& y, Tensor& rstd) {
-  rms_norm(self, gamma.to(at::kFloat).add_(1), epsilon, y, &rstd);
+  rms_norm(self, gamma.to(at::kFloat) + 1, epsilon, y, &rstd);
 }
 OPERATOR(aclnnAddRmsNorm, const Tensor& x1, const Tensor& x2, const Tensor& gamma, double epsilon, Tensor& y, Tensor& rstd, Tensor& x) {
   if (x.scalar_type() == at::kFloat) {
