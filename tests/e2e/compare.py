@@ -9,17 +9,19 @@ from dataclasses import dataclass
 
 from tests.e2e.context import GateFailed
 
-LOGPROB_TOLERANCE: Mapping[str, float] = {"float32": 2e-3, "bfloat16": 0.25, "float16": 0.05}
+LOGPROB_TOLERANCE: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.35, "float16": 0.05}
 """Largest allowed |engine - reference| of one logprob (nats), by the dtype that the engine ran in.
 
-The reference runs in float32 on the same weights. float32 differs only by the order of summation;
-the others by rounding through all layers (8 and 11 bits of mantissa).
+The reference runs in float32 on the same weights, so that float32 differs by the order of summation
+only (about 1e-5 is seen). For bfloat16, transformers itself, run in bfloat16 on the CPU, is up to
+0.13 from its own float32 over 128 values of the smallest real model and of the stand-ins, and 0.03
+on average; engines that also round the logits come to 0.21. float16 has 8 times finer steps.
 """
 
-MEAN_TOLERANCE: Mapping[str, float] = {"float32": 2e-4, "bfloat16": 0.05, "float16": 0.01}
+MEAN_TOLERANCE: Mapping[str, float] = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.007}
 """Largest allowed mean of |engine - reference| (nats): catches a bias that single values hide."""
 
-TIE_GAP: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.25, "float16": 0.05}
+TIE_GAP: Mapping[str, float] = {"float32": 1e-3, "bfloat16": 0.35, "float16": 0.05}
 """A gap between the two best logits below which rounding may decide which token is the best."""
 
 

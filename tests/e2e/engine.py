@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import time
@@ -237,6 +238,8 @@ def start(ctx: CellContext, *, in_process: bool = True, **overrides: Any) -> Ite
     from vllm import LLM
 
     imported = time.perf_counter()
+    # vLLM collects garbage a dozen times while it starts, each time over all that was imported.
+    gc.freeze()
     llm = LLM(model=str(ctx.checkpoint), **arguments(ctx, overrides))
     timings = {"import": imported - started, "engine_start": time.perf_counter() - imported}
     engine = Engine(llm, timings, counters)
