@@ -20,13 +20,18 @@ constexpr char kMagic[8] = {'C', 'A', 'N', 'N', 'S', 'I', 'M', '1'};
 std::mutex names_mutex;
 Counters* all = nullptr;
 
-std::string path_of(uint64_t pid, const char* suffix) { return settings().counters_path + "/counters." + std::to_string(pid) + suffix; }
+std::string folder;  // where this process keeps its counters; empty: nowhere
+
+std::string path_of(uint64_t pid, const char* suffix) { return folder + "/counters." + std::to_string(pid) + suffix; }
 
 // A file of the process that is mapped, or private memory when nobody asked for counters or the
-// file cannot be made (said once, and the program goes on).
+// file cannot be made (said once, and the program goes on). CANNSIM_COUNTERS is read here, not
+// with the other settings: a process may set it before it forks the one that uses the device.
 void* map(void* where) {
   int file = -1, flags = MAP_PRIVATE | MAP_ANONYMOUS;
-  if (!settings().counters_path.empty()) {
+  const char* wanted = std::getenv("CANNSIM_COUNTERS");
+  folder = wanted == nullptr ? "" : wanted;
+  if (!folder.empty()) {
     const std::string path = path_of(uint64_t(getpid()), ".bin");
     file = open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0644);
     if (file >= 0 && posix_fallocate(file, 0, sizeof(Counters)) == 0) {
@@ -34,6 +39,7 @@ void* map(void* where) {
     } else {
       std::perror(("cannsim: cannot keep counters in " + path).c_str());
       if (file >= 0) close(file), file = -1;
+      folder.clear();
     }
   }
   void* made = mmap(where, sizeof(Counters), PROT_READ | PROT_WRITE, flags | (where != nullptr ? MAP_FIXED : 0), file, 0);
@@ -65,6 +71,7 @@ void restart_in_child() {
 
 // At a normal exit the mapping becomes JSON, written beside and renamed.
 void write_json() {
+  if (folder.empty()) return;
   const std::string path = path_of(all->pid, ".json"), part = path + ".part";
   const std::string text = counters_json(*all) + "\n";
   FILE* file = std::fopen(part.c_str(), "w");
@@ -101,7 +108,7 @@ Counters& counters() {
     all = static_cast<Counters*>(map(nullptr));
     begin(*all);
     pthread_atfork(nullptr, nullptr, restart_in_child);
-    if (!settings().counters_path.empty()) std::atexit(write_json);
+    std::atexit(write_json);
     return all;
   }();
   return *made;

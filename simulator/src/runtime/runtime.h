@@ -61,14 +61,13 @@ struct CannProfile {
 };
 
 // Read once from CANNSIM_CHIP, CANNSIM_CANN, CANNSIM_DEVICES, CANNSIM_DEVICE_MEMORY,
-// CANNSIM_INLINE, CANNSIM_COUNTERS and ASCEND_RT_VISIBLE_DEVICES.
+// CANNSIM_INLINE and ASCEND_RT_VISIBLE_DEVICES.
 struct Settings {
   ChipProfile chip;
   CannProfile cann;
   std::vector<int> visible;   // physical number of each visible device
   int64_t device_memory;      // bytes
   bool inline_mode;           // run every task in the caller, for debugging
-  std::string counters_path;  // where each process writes its counters at exit; empty: nowhere
 };
 CANNSIM_API const Settings& settings();
 CANNSIM_API bool cann_lacks(const char* function);

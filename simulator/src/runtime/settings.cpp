@@ -69,7 +69,6 @@ Settings read() {
   made.visible = visible_devices(int(number("CANNSIM_DEVICES", 2, 1, 64)));
   made.device_memory = number("CANNSIM_DEVICE_MEMORY", made.chip.hbm_bytes, 1 << 20, int64_t(1) << 44);
   made.inline_mode = variable("CANNSIM_INLINE", "0") == "1";
-  made.counters_path = variable("CANNSIM_COUNTERS", "");
   return made;
 }
 
