@@ -258,9 +258,11 @@ def guided_decoding(ctx: CellContext) -> Outcome:
     constraints = {
         "choice": StructuredOutputsParams(choice=CHOICES),
         "regex": StructuredOutputsParams(regex=PATTERN),
-        "json": StructuredOutputsParams(json=SCHEMA, disable_any_whitespace=True),
+        "json": StructuredOutputsParams(json=SCHEMA),
     }
-    with start(ctx, in_process=False) as engine:
+    # A model of random weights would fill a document with white space where that is allowed.
+    settings = {"backend": "xgrammar", "disable_any_whitespace": True}
+    with start(ctx, in_process=False, structured_outputs_config=settings) as engine:
         free = engine.generate(asked, greedy(length, ignore_eos=False))
         guided = {
             kind: engine.generate(
