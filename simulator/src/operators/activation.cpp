@@ -15,6 +15,30 @@ OPERATOR(aclnnElu, const Tensor& self, const Scalar& alpha, const Scalar& scale,
 }
 OPERATOR(aclnnHardtanh, const Tensor& self, const Scalar& least, const Scalar& most, Tensor& out) { at::hardtanh_out(out, self, least, most); }
 
+OPERATOR(aclnnInplaceLeakyRelu, Tensor& self, const Scalar& slope) { at::leaky_relu_(self, slope); }
+OPERATOR(aclnnInplaceElu, Tensor& self, const Scalar& alpha, const Scalar& scale, const Scalar& input_scale) {
+  at::elu_(self, alpha, scale, input_scale);
+}
+OPERATOR(aclnnInplaceHardtanh, Tensor& self, const Scalar& least, const Scalar& most) { at::hardtanh_(self, least, most); }
+OPERATOR(aclnnCelu, const Tensor& self, const Scalar& alpha, Tensor& out) { out.copy_(at::celu(self, alpha)); }
+OPERATOR(aclnnInplaceCelu, Tensor& self, const Scalar& alpha) { at::celu_(self, alpha); }
+OPERATOR(aclnnHardsigmoid, const Tensor& self, Tensor& out) { at::hardsigmoid_out(out, self); }
+OPERATOR(aclnnInplaceHardsigmoid, Tensor& self) { at::hardsigmoid_(self); }
+OPERATOR(aclnnHardswish, const Tensor& self, Tensor& out) { at::hardswish_out(out, self); }
+OPERATOR(aclnnInplaceHardswish, Tensor& self) { at::hardswish_(self); }
+OPERATOR(aclnnHardshrink, const Tensor& self, const Scalar& lambda, Tensor& out) { at::hardshrink_out(out, self, lambda); }
+OPERATOR(aclnnSoftshrink, const Tensor& self, const Scalar& lambda, Tensor& out) { at::softshrink_out(out, self, lambda); }
+OPERATOR(aclnnMish, const Tensor& self, Tensor& out) { at::mish_out(out, self); }
+OPERATOR(aclnnInplaceMish, Tensor& self) { at::mish_(self); }
+OPERATOR(aclnnThreshold, const Tensor& self, const Scalar& threshold, const Scalar& value, Tensor& out) {
+  at::threshold_out(out, self, threshold, value);
+}
+OPERATOR(aclnnInplaceThreshold, Tensor& self, const Scalar& threshold, const Scalar& value) { at::threshold_(self, threshold, value); }
+OPERATOR(aclnnPrelu, const Tensor& self, const Tensor& weight, Tensor& out) { out.copy_(at::prelu(self, weight.reshape({-1}))); }
+OPERATOR(aclnnGlu, const Tensor& self, int64_t dim, Tensor& out) { at::glu_out(out, self, dim); }
+OPERATOR(aclnnLogSigmoid, const Tensor& self, Tensor& out) { at::log_sigmoid_out(out, self); }
+OPERATOR(aclnnLogSigmoidForward, const Tensor& self, Tensor& out, const OptionalTensor& buffer) { out.copy_(at::log_sigmoid(self)); }
+
 OPERATOR(aclnnSoftmax, const Tensor& self, int64_t dim, Tensor& out) {
   out.copy_(at::softmax(self.scalar_type() == out.scalar_type() ? self : self.to(out.scalar_type()), dim));
 }

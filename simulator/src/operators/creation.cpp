@@ -18,6 +18,10 @@ OPERATOR(aclnnInplaceZero, Tensor& self) {
 OPERATOR(aclnnArange, const Scalar& start, const Scalar& end, const Scalar& step, Tensor& out) { at::arange_out(out, start, end, step); }
 OPERATOR(aclnnRange, const Scalar& start, const Scalar& end, const Scalar& step, Tensor& out) { at::range_out(out, start, end, step); }
 OPERATOR(aclnnLinspace, const Scalar& start, const Scalar& end, int64_t steps, Tensor& out) { at::linspace_out(out, start, end, steps); }
+OPERATOR(aclnnLogSpace, const Scalar& start, const Scalar& end, int64_t steps, double base, Tensor& out) {
+  at::logspace_out(out, start, end, steps, base);
+}
+OPERATOR(aclnnInplaceFillDiagonal, Tensor& self, const Scalar& value, bool wrap) { self.fill_diagonal_(value, wrap); }
 OPERATOR(aclnnEye, int64_t rows, int64_t columns, Tensor& out) { at::eye_out(out, rows, columns); }
 
 // The numbers that follow from a seed and an offset: the same on every call, whatever ran before.
@@ -47,3 +51,33 @@ OPERATOR(aclnnMultinomial, const Tensor& self, int64_t samples, bool replacement
   out.copy_(at::multinomial(self, samples, replacement, generator(seed, offset)));
 }
 OPERATOR(aclnnRandperm, int64_t n, int64_t seed, int64_t offset, Tensor& out) { at::randperm_out(out, n, generator(seed, offset)); }
+OPERATOR(aclnnInplaceBernoulliTensor, Tensor& self, const Tensor& probability, int64_t seed, int64_t offset) {
+  self.bernoulli_(probability, generator(seed, offset));
+}
+OPERATOR(aclnnInplaceRandomWithoutFromTo, Tensor& self, int64_t seed, int64_t offset) { self.random_(generator(seed, offset)); }
+OPERATOR(aclnnNormalTensorTensor, const Tensor& mean, const Tensor& deviation, int64_t seed, int64_t offset, Tensor& out) {
+  out.copy_(at::normal(mean, deviation, generator(seed, offset)));
+}
+OPERATOR(aclnnNormalTensorFloat, const Tensor& mean, float deviation, int64_t seed, int64_t offset, Tensor& out) {
+  out.copy_(at::normal(mean, deviation, generator(seed, offset)));
+}
+OPERATOR(aclnnNormalFloatTensor, float mean, const Tensor& deviation, int64_t seed, int64_t offset, Tensor& out) {
+  out.copy_(at::normal(mean, deviation, generator(seed, offset)));
+}
+
+// Dropout in two steps: a mask of one bit an element (1: kept), then its use.
+static void keep_mask(double probability, int64_t seed, int64_t offset, Tensor& mask) {
+  const auto bits = at::empty({mask.numel(), 8}, at::kByte).bernoulli_(1 - probability, generator(seed, offset));
+  mask.copy_(bits.mul_(at::bitwise_left_shift(Scalar(1), at::arange(8, at::kByte))).sum(1, false, at::kByte).view_as(mask));
+}
+OPERATOR(aclnnDropoutGenMask, IntArray shape, double probability, int64_t seed, int64_t offset, Tensor& mask) {
+  keep_mask(probability, seed, offset, mask);
+}
+OPERATOR(aclnnDropoutGenMaskV2, IntArray shape, double probability, int64_t seed, int64_t offset, at::ScalarType type, Tensor& mask) {
+  keep_mask(probability, seed, offset, mask);
+}
+OPERATOR(aclnnDropoutDoMask, const Tensor& self, const Tensor& mask, double probability, Tensor& out) {
+  const auto bits = mask.reshape({-1, 1}).bitwise_right_shift(at::arange(8, at::kByte)).bitwise_and(1).reshape({-1});
+  const auto kept = bits.narrow(0, 0, self.numel()).view(self.sizes());
+  out.copy_(probability >= 1 ? at::zeros_like(self) : (self * kept).div_(1 - probability));
+}

@@ -40,12 +40,18 @@ UNARY(Rsqrt, rsqrt)
 UNARY(Sigmoid, sigmoid)
 UNARY(Sign, sign)
 UNARY(Sin, sin)
+UNARY(Sinc, sinc)
 UNARY(Sinh, sinh)
 UNARY(Sqrt, sqrt)
 UNARY(Tan, tan)
 UNARY(Tanh, tanh)
 UNARY(Trunc, trunc)
 
+OPERATOR(aclnnAngleV2, const Tensor& self, Tensor& out) { out.copy_(at::angle(self)); }
+OPERATOR(aclnnSignbit, const Tensor& self, Tensor& out) { at::signbit_out(out, self); }
+OPERATOR(aclnnLogit, const Tensor& self, double epsilon, Tensor& out) {
+  at::logit_out(out, self, epsilon < 0 ? std::nullopt : std::optional<double>(epsilon));
+}
 OPERATOR(aclnnIsFinite, const Tensor& self, Tensor& out) { out.copy_(at::isfinite(self)); }
 OPERATOR(aclnnIsInf, const Tensor& self, Tensor& out) { out.copy_(at::isinf(self)); }
 OPERATOR(aclnnIsPosInf, const Tensor& self, Tensor& out) { at::isposinf_out(out, self); }
@@ -80,6 +86,10 @@ BINARY_SCALAR(PowTensorScalar, pow)
 BINARY(Maximum, maximum)
 BINARY(Minimum, minimum)
 BINARY(Atan2, atan2)
+BINARY(LogAddExp, logaddexp)
+BINARY(LogAddExp2, logaddexp2)
+BINARY(XLogYTensor, xlogy)
+BINARY_SCALAR(XLogYScalarOther, xlogy)
 BINARY(Gcd, gcd)
 BINARY(BitwiseAndTensor, bitwise_and)
 BINARY_SCALAR(BitwiseAndScalar, bitwise_and)
@@ -88,6 +98,7 @@ BINARY_SCALAR(BitwiseOrScalar, bitwise_or)
 BINARY(BitwiseXorTensor, bitwise_xor)
 BINARY_SCALAR(BitwiseXorScalar, bitwise_xor)
 BINARY(LeftShift, bitwise_left_shift)
+BINARY_SCALAR(LeftShifts, bitwise_left_shift)
 BINARY(RightShift, bitwise_right_shift)
 BINARY(LogicalAnd, logical_and)
 BINARY(LogicalOr, logical_or)
@@ -105,6 +116,18 @@ BINARY_SCALAR(GtScalar, gt)
 BINARY(GeTensor, ge)
 BINARY_SCALAR(GeScalar, ge)
 
+OPERATOR(aclnnXLogYScalarSelf, const Scalar& self, const Tensor& other, Tensor& out) { at::xlogy_out(out, self, other); }
+OPERATOR(aclnnIsClose, const Tensor& self, const Tensor& other, double relative, double absolute, bool equal_nan, Tensor& out) {
+  out.copy_(at::isclose(self, other, relative, absolute, equal_nan));
+}
+OPERATOR(aclnnIsInTensorScalar, const Tensor& self, const Scalar& other, bool unique, bool invert, Tensor& out) {
+  out.copy_(at::isin(self, other, unique, invert));
+}
+OPERATOR(aclnnIsInScalarTensor, const Scalar& self, const Tensor& other, bool unique, bool invert, Tensor& out) {
+  out.copy_(at::isin(self, other, unique, invert));
+}
+OPERATOR(aclnnComplex, const Tensor& real, const Tensor& imaginary, Tensor& out) { at::complex_out(out, real, imaginary); }
+OPERATOR(aclnnPolar, const Tensor& radius, const Tensor& angle, Tensor& out) { at::polar_out(out, radius, angle); }
 OPERATOR(aclnnPowScalarTensor, const Scalar& self, const Tensor& exponent, Tensor& out) { at::pow_out(out, self, exponent); }
 OPERATOR(aclnnRemainderScalarTensor, const Scalar& self, const Tensor& other, Tensor& out) { out.copy_(at::remainder(self, other)); }
 
@@ -158,6 +181,8 @@ OPERATOR(aclnnInplaceAddcdiv, Tensor& self, const Tensor& first, const Tensor& s
 }
 OPERATOR(aclnnLerp, const Tensor& self, const Tensor& end, const Tensor& weight, Tensor& out) { at::lerp_out(out, self, end, weight); }
 OPERATOR(aclnnLerps, const Tensor& self, const Tensor& end, const Scalar& weight, Tensor& out) { at::lerp_out(out, self, end, weight); }
+OPERATOR(aclnnInplaceLerp, Tensor& self, const Tensor& end, const Tensor& weight) { self.lerp_(end, weight); }
+OPERATOR(aclnnInplaceLerps, Tensor& self, const Tensor& end, const Scalar& weight) { self.lerp_(end, weight); }
 
 OPERATOR(aclnnClamp, const Tensor& self, const OptionalScalar& least, const OptionalScalar& most, Tensor& out) {
   at::clamp_out(out, self, least, most);
@@ -174,6 +199,9 @@ OPERATOR(aclnnInplaceClampMinTensor, Tensor& self, const Tensor& least) { self.c
 OPERATOR(aclnnInplaceClampMaxTensor, Tensor& self, const Tensor& most) { self.clamp_max_(most); }
 OPERATOR(aclnnNanToNum, const Tensor& self, float nan, float positive, float negative, Tensor& out) {
   at::nan_to_num_out(out, self, nan, positive, negative);
+}
+OPERATOR(aclnnInplaceNanToNum, Tensor& self, float nan, float positive, float negative) {
+  self.nan_to_num_(nan, positive, negative);
 }
 OPERATOR(aclnnSWhere, const Tensor& condition, const Tensor& self, const Tensor& other, Tensor& out) {
   at::where_out(out, condition, self, other);

@@ -17,9 +17,19 @@ static c10::List<OptionalTensor> index_list(const TensorList& indices) {
 }
 static Tensor long_index(const Tensor& index) { return index.scalar_type() == at::kLong ? index : index.to(at::kLong); }
 
-OPERATOR(aclnnIndex, const Tensor& self, const TensorList& indices, Tensor& out) { out.copy_(at::index(self, index_list(indices))); }
+// A list in which every index is empty selects nothing: an empty index cannot be told from a full slice.
+static bool selects_nothing(const TensorList& indices) {
+  for (const auto& index : indices) {
+    if (index.defined() && index.numel() > 0) return false;
+  }
+  return true;
+}
+
+OPERATOR(aclnnIndex, const Tensor& self, const TensorList& indices, Tensor& out) {
+  if (out.numel() > 0) out.copy_(at::index(self, index_list(indices)));
+}
 OPERATOR(aclnnIndexPutImpl, Tensor& self, const TensorList& indices, const Tensor& values, bool accumulate, bool unsafe) {
-  at::_index_put_impl_(self, index_list(indices), values, accumulate, unsafe);
+  if (!selects_nothing(indices)) at::_index_put_impl_(self, index_list(indices), values, accumulate, unsafe);
 }
 OPERATOR(aclnnIndexSelect, const Tensor& self, int64_t dim, const Tensor& index, Tensor& out) { at::index_select_out(out, self, dim, index); }
 OPERATOR(aclnnIndexAdd, const Tensor& self, int64_t dim, const Tensor& index, const Tensor& source, const Scalar& alpha, Tensor& out) {
@@ -34,10 +44,19 @@ OPERATOR(aclnnInplaceIndexCopy, Tensor& self, int64_t dim, const Tensor& index, 
 OPERATOR(aclnnIndexFillTensor, const Tensor& self, int64_t dim, IntArray index, const Scalar& value, Tensor& out) {
   out.copy_(at::index_fill(self, dim, at::tensor(index, at::kLong), value));
 }
+OPERATOR(aclnnInplaceIndexFillTensor, Tensor& self, int64_t dim, IntArray index, const Scalar& value) {
+  self.index_fill_(dim, at::tensor(index, at::kLong), value);
+}
+OPERATOR(aclnnInplacePut, Tensor& self, const Tensor& index, const Tensor& source, bool accumulate) {
+  self.put_(long_index(index), source, accumulate);
+}
 OPERATOR(aclnnGather, const Tensor& self, int64_t dim, const Tensor& index, Tensor& out) { out.copy_(at::gather(self, dim, long_index(index))); }
 OPERATOR(aclnnEmbedding, const Tensor& weight, const Tensor& indices, Tensor& out) {
   auto rows = out.view({-1, weight.size(-1)});
   at::index_select_out(rows, weight, 0, indices.reshape({-1}));
+}
+OPERATOR(aclnnEmbeddingRenorm, Tensor& weight, const Tensor& indices, double max_norm, double norm_type) {
+  at::embedding_renorm_(weight, indices, max_norm, norm_type);
 }
 OPERATOR(aclnnTake, const Tensor& self, const Tensor& index, Tensor& out) { out.copy_(at::take(self, long_index(index))); }
 
@@ -62,6 +81,13 @@ OPERATOR(aclnnScatterAdd, const Tensor& self, int64_t dim, const Tensor& index, 
   out.copy_(at::scatter_add(self, dim, long_index(index), source));
 }
 
+// Row i of `updates` goes where the last dimension of `indices` points: the first dimensions of self.
+OPERATOR(aclnnScatterNdUpdate, Tensor& self, const Tensor& indices, const Tensor& updates) {
+  c10::List<OptionalTensor> list;
+  for (const auto& index : indices.unbind(-1)) list.push_back(long_index(index));
+  self.index_put_(list, updates);
+}
+
 OPERATOR(aclnnInplaceMaskedFillScalar, Tensor& self, const Tensor& mask, const Scalar& value) { self.masked_fill_(mask, value); }
 OPERATOR(aclnnInplaceMaskedFillTensor, Tensor& self, const Tensor& mask, const Tensor& value) { self.masked_fill_(mask, value); }
 OPERATOR(aclnnInplaceMaskedScatter, Tensor& self, const Tensor& mask, const Tensor& source) { self.masked_scatter_(mask, source); }
@@ -75,6 +101,32 @@ static void write_front(aclTensor* out, const Tensor& result) {
 OPERATOR(aclnnMaskedSelect, const Tensor& self, const Tensor& mask, aclTensor* out) { write_front(out, at::masked_select(self, mask)); }
 OPERATOR(aclnnNonzero, const Tensor& self, aclTensor* out) { write_front(out, at::nonzero(self)); }
 OPERATOR(aclnnNonzeroV2, const Tensor& self, aclTensor* out) { write_front(out, at::nonzero(self).t().contiguous()); }
+
+OPERATOR(aclnnUnique, const Tensor& self, bool sorted, bool with_inverse, aclTensor* out, Tensor& inverse) {
+  auto [values, places] = at::_unique(self, sorted, with_inverse);
+  write_front(out, values);
+  if (with_inverse) inverse.copy_(places);
+}
+static void write_unique(const std::tuple<Tensor, Tensor, Tensor>& found, aclTensor* out, Tensor& inverse, aclTensor* counts) {
+  const auto& [values, places, numbers] = found;
+  write_front(out, values);
+  if (places.numel() > 0 && places.sizes() == inverse.sizes()) inverse.copy_(places);
+  if (numbers.numel() > 0) write_front(counts, numbers);
+}
+OPERATOR(aclnnUnique2, const Tensor& self, bool sorted, bool with_inverse, bool with_counts, aclTensor* out, Tensor& inverse,
+         aclTensor* counts) {
+  write_unique(at::_unique2(self, sorted, with_inverse, with_counts), out, inverse, counts);
+}
+OPERATOR(aclnnUniqueDim, const Tensor& self, bool sorted, bool with_inverse, int64_t dim, aclTensor* out, Tensor& inverse,
+         aclTensor* counts) {
+  write_unique(at::unique_dim(self, dim, sorted, true, true), out, inverse, counts);
+}
+OPERATOR(aclnnUniqueConsecutive, const Tensor& self, bool with_inverse, bool with_counts, int64_t dim, aclTensor* out, Tensor& inverse,
+         aclTensor* counts) {
+  constexpr int64_t kFlattened = 1000;  // what torch-npu passes for no dimension
+  const auto chosen = dim == kFlattened ? std::nullopt : std::optional<int64_t>(dim);
+  write_unique(at::unique_consecutive(self, with_inverse, with_counts, chosen), out, inverse, counts);
+}
 
 OPERATOR(aclnnCat, const TensorList& tensors, int64_t dim, Tensor& out) { at::cat_out(out, tensors, dim); }
 OPERATOR(aclnnStack, const TensorList& tensors, int64_t dim, Tensor& out) { at::stack_out(out, tensors, dim); }
@@ -105,6 +157,14 @@ OPERATOR(aclnnInplaceTriu, Tensor& self, int64_t diagonal) { self.triu_(diagonal
 OPERATOR(aclnnConstantPadNd, const Tensor& self, IntArray pad, const Scalar& value, Tensor& out) {
   out.copy_(at::constant_pad_nd(self, pad, value));
 }
+#define PAD(NAME, FUNCTION) \
+  OPERATOR(aclnn##NAME, const Tensor& self, IntArray pad, Tensor& out) { out.copy_(at::FUNCTION(self, pad)); }
+PAD(ReflectionPad1d, reflection_pad1d)
+PAD(ReflectionPad2d, reflection_pad2d)
+PAD(ReflectionPad3d, reflection_pad3d)
+PAD(ReplicationPad1d, replication_pad1d)
+PAD(ReplicationPad2d, replication_pad2d)
+PAD(ReplicationPad3d, replication_pad3d)
 OPERATOR(aclnnStridedSlice, const Tensor& self, IntArray begin, IntArray end, IntArray step, int64_t, int64_t, int64_t, int64_t, int64_t,
          Tensor& out) {
   Tensor view = self;

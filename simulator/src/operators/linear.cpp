@@ -26,3 +26,21 @@ OPERATOR(aclnnBaddbmm, const Tensor& self, const Tensor& first, const Tensor& se
          int8_t cube_math_type) {
   at::baddbmm_out(out, self, first, second, beta, alpha);
 }
+OPERATOR(aclnnInplaceBaddbmm, Tensor& self, const Tensor& first, const Tensor& second, const Scalar& beta, const Scalar& alpha,
+         int8_t cube_math_type) {
+  self.baddbmm_(first, second, beta, alpha);
+}
+OPERATOR(aclnnAddbmm, const Tensor& self, const Tensor& first, const Tensor& second, const Scalar& beta, const Scalar& alpha, Tensor& out,
+         int8_t cube_math_type) {
+  at::addbmm_out(out, self, first, second, beta, alpha);
+}
+OPERATOR(aclnnInplaceAddbmm, Tensor& self, const Tensor& first, const Tensor& second, const Scalar& beta, const Scalar& alpha,
+         int8_t cube_math_type) {
+  self.addbmm_(first, second, beta, alpha);
+}
+OPERATOR(aclnnAddr, const Tensor& self, const Tensor& first, const Tensor& second, const Scalar& beta, const Scalar& alpha, Tensor& out) {
+  at::addr_out(out, self, first, second, beta, alpha);
+}
+OPERATOR(aclnnInplaceAddr, Tensor& self, const Tensor& first, const Tensor& second, const Scalar& beta, const Scalar& alpha) {
+  self.addr_(first, second, beta, alpha);
+}

@@ -41,8 +41,31 @@ OPERATOR(aclnnAddRmsNorm, const Tensor& x1, const Tensor& x2, const Tensor& gamm
 }
 OPERATOR(aclnnLayerNorm, const Tensor& self, IntArray shape, const OptionalTensor& weight, const OptionalTensor& bias, double epsilon,
          Tensor& out, const OptionalTensor& mean_out, const OptionalTensor& rstd_out) {
+  if (self.numel() == 0) return;
   auto [y, mean, rstd] = at::native_layer_norm(self, shape, weight, bias, epsilon);
   out.copy_(y);
   if (mean_out) Tensor(*mean_out).copy_(mean);
   if (rstd_out) Tensor(*rstd_out).copy_(rstd);
+}
+OPERATOR(aclnnGroupNorm, const Tensor& self, const OptionalTensor& weight, const OptionalTensor& bias, int64_t batch, int64_t channels,
+         int64_t inner, int64_t groups, double epsilon, Tensor& out, Tensor& mean_out, Tensor& rstd_out) {
+  auto [y, mean, rstd] = at::native_group_norm(self, weight, bias, batch, channels, inner, groups, epsilon);
+  out.copy_(y);
+  mean_out.copy_(mean);
+  rstd_out.copy_(rstd);
+}
+OPERATOR(aclnnBatchNorm, const Tensor& self, const OptionalTensor& weight, const OptionalTensor& bias, const OptionalTensor& running_mean,
+         const OptionalTensor& running_variance, bool training, double momentum, double epsilon, Tensor& out,
+         const OptionalTensor& mean_out, const OptionalTensor& rstd_out) {
+  auto [y, mean, rstd] = at::native_batch_norm(self, weight, bias, running_mean, running_variance, training, momentum, epsilon);
+  out.copy_(y);
+  if (!training) return;
+  if (mean_out) Tensor(*mean_out).copy_(mean);
+  if (rstd_out) Tensor(*rstd_out).copy_(rstd);
+}
+// Adds and normalises in place: x1 becomes the normalised sum, x2 the sum.
+OPERATOR(aclnnInplaceAddRmsNorm, Tensor& x1, Tensor& x2, const Tensor& gamma, double epsilon, Tensor& rstd) {
+  const Tensor sum = x1.to(at::kFloat) + x2;
+  x2.copy_(sum);
+  rms_norm(sum, gamma, epsilon, x1, &rstd);
 }

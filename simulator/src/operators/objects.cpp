@@ -79,6 +79,7 @@ View::View(const aclTensor* tensor) {
   sizes = tensor->sizes;
   strides = tensor->strides;
   type = scalar_type(tensor->type);
+  for (int64_t stride : strides) refuse_unless(stride >= 0, "a tensor with a negative stride");
   data = static_cast<char*>(tensor->data) + tensor->offset * int64_t(c10::elementSize(type));
 }
 

@@ -52,10 +52,62 @@ OPERATOR(aclnnVarMean, const Tensor& self, IntArray dims, int64_t correction, bo
   variance.copy_(v);
   mean.copy_(m);
 }
+OPERATOR(aclnnVar, const Tensor& self, IntArray dims, bool unbiased, bool keep, Tensor& out) {
+  out.copy_(at::var(self, at::OptionalIntArrayRef(dims), unbiased, keep));
+}
+OPERATOR(aclnnVarCorrection, const Tensor& self, IntArray dims, int64_t correction, bool keep, Tensor& out) {
+  out.copy_(at::var(self, at::OptionalIntArrayRef(dims), std::optional<Scalar>(correction), keep));
+}
+OPERATOR(aclnnStdMeanCorrection, const Tensor& self, IntArray dims, int64_t correction, bool keep, Tensor& deviation, Tensor& mean) {
+  auto [s, m] = at::std_mean(self, at::OptionalIntArrayRef(dims), std::optional<Scalar>(correction), keep);
+  deviation.copy_(s);
+  mean.copy_(m);
+}
+OPERATOR(aclnnLogSumExp, const Tensor& self, IntArray dims, bool keep, Tensor& out) { out.copy_(at::logsumexp(self, dims, keep)); }
+OPERATOR(aclnnAminmax, const Tensor& self, IntArray dims, bool keep, Tensor& least, Tensor& most) {
+  at::amin_out(least, self, dims, keep);
+  at::amax_out(most, self, dims, keep);
+}
+OPERATOR(aclnnTrace, const Tensor& self, Tensor& out) { out.copy_(at::trace(self)); }
+OPERATOR(aclnnRenorm, const Tensor& self, const Scalar& p, int64_t dim, const Scalar& most, Tensor& out) { at::renorm_out(out, self, p, dim, most); }
+OPERATOR(aclnnCdist, const Tensor& first, const Tensor& second, float p, int64_t mode, Tensor& out) { out.copy_(at::cdist(first, second, p)); }
+OPERATOR(aclnnLinalgCross, const Tensor& self, const Tensor& other, int64_t dim, Tensor& out) { at::linalg_cross_out(out, self, other, dim); }
+OPERATOR(aclnnHistc, const Tensor& self, int64_t bins, const Scalar& least, const Scalar& most, Tensor& out) {
+  out.copy_(at::histc(self.to(at::kFloat), bins, least, most));
+}
 OPERATOR(aclnnMedian, const Tensor& self, Tensor& out) { out.copy_(at::median(self)); }
+OPERATOR(aclnnNanMedian, const Tensor& self, Tensor& out) { out.copy_(at::nanmedian(self)); }
+OPERATOR(aclnnMedianDim, const Tensor& self, int64_t dim, bool keep, Tensor& values, Tensor& indices) {
+  auto [value, index] = at::median(self, dim, keep);
+  values.copy_(value);
+  indices.copy_(index);
+}
+OPERATOR(aclnnNanMedianDim, const Tensor& self, int64_t dim, bool keep, Tensor& values, Tensor& indices) {
+  auto [value, index] = at::nanmedian(self, dim, keep);
+  values.copy_(value);
+  indices.copy_(index);
+}
+OPERATOR(aclnnKthvalue, const Tensor& self, int64_t k, int64_t dim, bool keep, Tensor& values, Tensor& indices) {
+  auto [value, index] = at::kthvalue(self, k, dim, keep);
+  values.copy_(value);
+  indices.copy_(index);
+}
 OPERATOR(aclnnEqual, const Tensor& self, const Tensor& other, Tensor& out) { out.fill_(at::equal(self, other)); }
 
 OPERATOR(aclnnCumsum, const Tensor& self, int64_t dim, at::ScalarType type, Tensor& out) { at::cumsum_out(out, self, dim, type); }
+OPERATOR(aclnnCumprod, const Tensor& self, const Scalar& dim, at::ScalarType type, Tensor& out) {
+  at::cumprod_out(out, self, dim.toLong(), type);
+}
+OPERATOR(aclnnCummax, const Tensor& self, int64_t dim, Tensor& values, Tensor& indices) {
+  auto [value, index] = at::cummax(self, dim);
+  values.copy_(value);
+  indices.copy_(index);
+}
+OPERATOR(aclnnCummin, const Tensor& self, int64_t dim, Tensor& values, Tensor& indices) {
+  auto [value, index] = at::cummin(self, dim);
+  values.copy_(value);
+  indices.copy_(index);
+}
 OPERATOR(aclnnSort, const Tensor& self, bool stable, int64_t dim, bool descending, Tensor& values, Tensor& indices) {
   auto [value, index] = at::sort(self, std::optional<bool>(stable), dim, descending);
   values.copy_(value);
@@ -67,6 +119,9 @@ OPERATOR(aclnnTopk, const Tensor& self, int64_t k, int64_t dim, bool largest, bo
   indices.copy_(index);
 }
 OPERATOR(aclnnSearchSorted, const Tensor& sequence, const Tensor& self, bool int32, bool right, const OptionalTensor& sorter, Tensor& out) {
+  out.copy_(at::searchsorted(sequence, self, int32, right, std::nullopt, sorter));
+}
+OPERATOR(aclnnSearchSorteds, const Tensor& sequence, const Scalar& self, bool int32, bool right, const OptionalTensor& sorter, Tensor& out) {
   out.copy_(at::searchsorted(sequence, self, int32, right, std::nullopt, sorter));
 }
 OPERATOR(aclnnBucketize, const Tensor& self, const Tensor& boundaries, bool int32, bool right, Tensor& out) {
