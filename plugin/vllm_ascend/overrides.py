@@ -35,7 +35,12 @@ _OPS = "vllm_ascend.ops"
 
 OVERRIDES: tuple[Override, ...] = (
     Override("ir-op", "vllm.ir.ops.rms_norm", f"{_OPS}.normalization.rms_norm", "aclnnRmsNorm"),
-    Override("ir-op", "vllm.ir.ops.fused_add_rms_norm", f"{_OPS}.normalization.fused_add_rms_norm", "aclnnAddRmsNorm"),
+    Override(
+        "ir-op",
+        "vllm.ir.ops.fused_add_rms_norm",
+        f"{_OPS}.normalization.fused_add_rms_norm",
+        "aclnnAddRmsNorm",
+    ),
     Override(
         "custom-op",
         "vllm.model_executor.layers.layernorm.GemmaRMSNorm",
@@ -43,10 +48,16 @@ OVERRIDES: tuple[Override, ...] = (
         "aclnnGemmaRmsNorm",
     ),
     Override(
-        "custom-op", "vllm.model_executor.layers.activation.SiluAndMul", f"{_OPS}.activation.AscendSiluAndMul", "aclnnSwiGlu"
+        "custom-op",
+        "vllm.model_executor.layers.activation.SiluAndMul",
+        f"{_OPS}.activation.AscendSiluAndMul",
+        "aclnnSwiGlu",
     ),
     Override(
-        "custom-op", "vllm.model_executor.layers.activation.GeluAndMul", f"{_OPS}.activation.AscendGeluAndMul", "aclnnGeGluV3"
+        "custom-op",
+        "vllm.model_executor.layers.activation.GeluAndMul",
+        f"{_OPS}.activation.AscendGeluAndMul",
+        "aclnnGeGluV3",
     ),
     Override(
         "custom-op",
@@ -150,5 +161,7 @@ def register_triton_kernels() -> None:
     """
     from vllm.triton_utils.dispatcher import register_kernels
 
-    kernels = {row.target: resolve(row.implementation) for row in OVERRIDES if row.kind == "triton-kernel"}
+    kernels = {
+        row.target: resolve(row.implementation) for row in OVERRIDES if row.kind == "triton-kernel"
+    }
     register_kernels(kernels)  # type: ignore[arg-type]

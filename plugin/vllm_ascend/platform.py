@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from vllm.logger import init_logger
@@ -35,7 +35,7 @@ class NPUPlatform(Platform):
     dist_backend = "hccl"
     device_control_env_var = "ASCEND_RT_VISIBLE_DEVICES"
     simple_compile_backend = "eager"
-    supported_quantization: list[str] = []
+    supported_quantization: ClassVar[list[str]] = []
 
     @property
     def supported_dtypes(self) -> list[torch.dtype]:
@@ -52,14 +52,17 @@ class NPUPlatform(Platform):
             parallel.worker_cls = "vllm_ascend.worker.NPUWorker"
         if parallel.world_size > 1:
             raise UnsupportedOnNPU(
-                f"{parallel.world_size} NPUs were asked for (tensor, pipeline or context parallel); "
-                "this version of vllm-ascend serves on one. Set the parallel sizes to 1."
+                f"{parallel.world_size} NPUs were asked for (tensor or pipeline parallel), "
+                "and this version of vllm-ascend serves on one. Set the parallel sizes to 1."
             )
         if vllm_config.lora_config is not None:
-            raise UnsupportedOnNPU("LoRA is not implemented in this version of vllm-ascend; leave out --enable-lora.")
+            raise UnsupportedOnNPU(
+                "LoRA is not implemented in this version of vllm-ascend; leave out --enable-lora."
+            )
         if vllm_config.speculative_config is not None:
             raise UnsupportedOnNPU(
-                "Speculative decoding is not implemented in this version of vllm-ascend; leave out --speculative-config."
+                "Speculative decoding is not implemented in this version of vllm-ascend; "
+                "leave out --speculative-config."
             )
         # Eager mode: operators are launched one by one, nothing is compiled or captured.
         compilation = vllm_config.compilation_config
@@ -109,7 +112,8 @@ class NPUPlatform(Platform):
         )
         if reasons:
             raise UnsupportedOnNPU(
-                f"Attention of this model cannot run on an NPU: {', '.join(reasons)} ({attn_selector_config})."
+                f"Attention of this model cannot run on an NPU: {', '.join(reasons)} "
+                f"({attn_selector_config})."
             )
         return "vllm_ascend.attention.backend.AscendAttentionBackend"
 
@@ -141,7 +145,9 @@ class NPUPlatform(Platform):
         # "unknown" and goes on with defaults. An answer would initialise the NPU there, and no
         # forked child could use it.
         if not torch.npu.is_initialized():
-            raise NotImplementedError("the NPU's properties are known once this process has initialised it (torch.npu.init)")
+            raise NotImplementedError(
+                "the NPU's properties are known once this process has called torch.npu.init"
+            )
         return torch.npu.get_device_properties(device_id)
 
     @classmethod
@@ -157,7 +163,9 @@ class NPUPlatform(Platform):
     def check_if_supports_dtype(cls, dtype: torch.dtype) -> None:
         supported = [torch.bfloat16, torch.float16, torch.float32]
         if dtype not in supported:
-            raise UnsupportedOnNPU(f"dtype {dtype} is not supported on an NPU; use one of {supported}.")
+            raise UnsupportedOnNPU(
+                f"dtype {dtype} is not supported on an NPU; use one of {supported}."
+            )
 
     # ---- what the platform can do ----
 

@@ -42,18 +42,27 @@ def _no_warmup(worker: object, *, process_local_only: bool = False) -> None:
 
 
 _STREAMS = "the model runner names torch.cuda's streams and events for its asynchronous copies"
-_STREAMS_UPSTREAM = "vLLM using torch.Stream, torch.Event and torch.accelerator throughout the model runner"
+_STREAMS_UPSTREAM = (
+    "vLLM using torch.Stream, torch.Event and torch.accelerator throughout the model runner"
+)
 
 SHIMS: tuple[Shim, ...] = (
     Shim("torch.cuda", "Stream", lambda: torch.npu.Stream, _STREAMS, _STREAMS_UPSTREAM),
     Shim("torch.cuda", "Event", lambda: torch.npu.Event, _STREAMS, _STREAMS_UPSTREAM),
     Shim("torch.cuda", "stream", lambda: torch.npu.stream, _STREAMS, _STREAMS_UPSTREAM),
-    Shim("torch.cuda", "current_stream", lambda: torch.npu.current_stream, _STREAMS, _STREAMS_UPSTREAM),
+    Shim(
+        "torch.cuda",
+        "current_stream",
+        lambda: torch.npu.current_stream,
+        _STREAMS,
+        _STREAMS_UPSTREAM,
+    ),
     Shim(
         "vllm.v1.worker.gpu_worker",
         "kernel_warmup",
         lambda: _no_warmup,
-        "it warms up CUDA and Triton kernels, none of which an NPU runs, and imports a model that needs torchvision",
+        "it warms up CUDA and Triton kernels, none of which an NPU runs, and imports a model "
+        "that needs torchvision",
         "a platform hook around kernel_warmup, as register_triton_kernel_overrides is one",
     ),
 )

@@ -11,24 +11,57 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from cannsim.environment import DEFAULT_CANN, DEFAULT_CHIP, LIBRARIES, SettingError, Settings, profiles, variables
+from cannsim.environment import (
+    DEFAULT_CANN,
+    DEFAULT_CHIP,
+    LIBRARIES,
+    SettingError,
+    Settings,
+    profiles,
+    variables,
+)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="cannsim", description="Runs torch-npu programs on a CPU, over simulated Ascend devices.")
+    parser = argparse.ArgumentParser(
+        prog="cannsim",
+        description="Runs torch-npu programs on a CPU, over simulated Ascend devices.",
+    )
     parser.add_argument("--version", action="version", version=f"cannsim {version('cannsim')}")
     commands = parser.add_subparsers(dest="command", required=True)
     settings = argparse.ArgumentParser(add_help=False)
-    settings.add_argument("--chip", default=os.environ.get("CANNSIM_CHIP", DEFAULT_CHIP), help="chip profile (%(default)s)")
-    settings.add_argument("--cann", default=os.environ.get("CANNSIM_CANN", DEFAULT_CANN), help="CANN version (%(default)s)")
-    settings.add_argument("--devices", type=int, default=int(os.environ.get("CANNSIM_DEVICES", "2")), help="number of devices (%(default)s)")
-    settings.add_argument("--device-memory", type=int, metavar="BYTES", help="memory of each device (the chip's own)")
+    settings.add_argument(
+        "--chip",
+        default=os.environ.get("CANNSIM_CHIP", DEFAULT_CHIP),
+        help="chip profile (%(default)s)",
+    )
+    settings.add_argument(
+        "--cann",
+        default=os.environ.get("CANNSIM_CANN", DEFAULT_CANN),
+        help="CANN version (%(default)s)",
+    )
+    settings.add_argument(
+        "--devices",
+        type=int,
+        default=int(os.environ.get("CANNSIM_DEVICES", "2")),
+        help="number of devices (%(default)s)",
+    )
+    settings.add_argument(
+        "--device-memory", type=int, metavar="BYTES", help="memory of each device (the chip's own)"
+    )
     settings.add_argument("--extension", action="append", default=[], help="e.g. float32-attention")
 
-    env = commands.add_parser("env", parents=[settings], help="print the environment: `eval $(cannsim env)`")
+    env = commands.add_parser(
+        "env", parents=[settings], help="print the environment: `eval $(cannsim env)`"
+    )
     env.add_argument("--json", action="store_true", help="as a JSON object")
     run = commands.add_parser("run", parents=[settings], help="run a command in the environment")
-    run.add_argument("--counters", type=Path, metavar="DIRECTORY", help="each process writes its counters there at exit")
+    run.add_argument(
+        "--counters",
+        type=Path,
+        metavar="DIRECTORY",
+        help="each process writes its counters there at exit",
+    )
     run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     info = commands.add_parser("info", help="chips, CANN versions and operators")
     info.add_argument("--json", action="store_true")
@@ -36,7 +69,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _settings(arguments: argparse.Namespace) -> Settings:
-    return Settings(arguments.chip, arguments.cann, arguments.devices, arguments.device_memory, tuple(arguments.extension))
+    return Settings(
+        arguments.chip,
+        arguments.cann,
+        arguments.devices,
+        arguments.device_memory,
+        tuple(arguments.extension),
+    )
 
 
 def _env(arguments: argparse.Namespace) -> int:
@@ -80,11 +119,17 @@ def operators() -> list[str]:
 def _info(arguments: argparse.Namespace) -> int:
     names = operators()
     if arguments.json:
-        print(json.dumps({"chips": profiles("chips"), "cann": profiles("cann"), "operators": names}, indent=2))
+        print(
+            json.dumps(
+                {"chips": profiles("chips"), "cann": profiles("cann"), "operators": names}, indent=2
+            )
+        )
         return 0
     print(f"cannsim {version('cannsim')}: simulated; nothing here has run on an NPU")
     for chip, profile in profiles("chips").items():
-        print(f"  chip  {chip} ({profile['series']}), {profile['hbm_bytes']['value'] / 2**30:.0f} GiB")
+        print(
+            f"  chip  {chip} ({profile['series']}), {profile['hbm_bytes']['value'] / 2**30:.0f} GiB"
+        )
     for release, profile in profiles("cann").items():
         lacks = ", ".join(profile["lacks"]) or "nothing"
         print(f"  CANN  {release}, lacks {lacks}")
@@ -93,6 +138,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; 2 is bad usage."""
     arguments = _parser().parse_args(argv)
     try:
         return {"env": _env, "run": _run, "info": _info}[arguments.command](arguments)

@@ -27,7 +27,9 @@ def _library() -> ctypes.CDLL:
         library = ctypes.CDLL("libascendcl.so")
         library.cannsim_counters.restype = ctypes.c_size_t
     except (OSError, AttributeError) as error:
-        raise NotSimulated("libascendcl.so is not cannsim's; start the program by `cannsim run -- ...`") from error
+        raise NotSimulated(
+            "libascendcl.so is not cannsim's; start the program by `cannsim run -- ...`"
+        ) from error
     return library
 
 
@@ -53,10 +55,18 @@ def load(directory: Path) -> Counters:
     Raises FileNotFoundError when there are none, ValueError for a damaged file.
     """
     written = sorted(Path(directory).glob("counters.*.json"))
-    left = [file for file in sorted(Path(directory).glob("counters.*.bin")) if file.with_suffix(".json") not in written]
+    left = [
+        file
+        for file in sorted(Path(directory).glob("counters.*.bin"))
+        if file.with_suffix(".json") not in written
+    ]
     if not written and not left:
-        raise FileNotFoundError(f"no counters in {directory}: no process there has used a simulated device")
-    all_counters = [json.loads(file.read_text()) for file in written] + [_read_left(file) for file in left]
+        raise FileNotFoundError(
+            f"no counters in {directory}: no process there has used a simulated device"
+        )
+    all_counters = [json.loads(file.read_text()) for file in written] + [
+        _read_left(file) for file in left
+    ]
     return reduce(_sum, all_counters)
 
 

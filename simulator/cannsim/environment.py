@@ -68,7 +68,8 @@ def _check_name(what: str, name: str, known: tuple[str, ...]) -> None:
 
 def toolkit_home(version: str) -> Path:
     """The directory that stands for the installed toolkit (``$ASCEND_HOME_PATH``): its libraries
-    and version files. Made on first use, in the user's cache."""
+    and version files. Made on first use, in the user's cache.
+    """
     cache_root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cannsim"
     home = cache_root / "ascend-toolkit" / version
     link = home / "lib64"
@@ -99,7 +100,11 @@ def variables(settings: Settings, base: Mapping[str, str] | None = None) -> dict
     base = os.environ if base is None else base
     home = toolkit_home(settings.cann)
     paths = [str(home / "lib64")]
-    paths += [p for p in base.get("LD_LIBRARY_PATH", "").split(":") if p and p not in paths and "/cannsim/" not in p]
+    paths += [
+        p
+        for p in base.get("LD_LIBRARY_PATH", "").split(":")
+        if p and p not in paths and "/cannsim/" not in p
+    ]
     made = {
         "ASCEND_HOME_PATH": str(home),
         "ASCEND_TOOLKIT_HOME": str(home),

@@ -15,6 +15,7 @@ def quoted(value: object) -> str:
 
 
 def chip_rows(chips: dict[str, dict]) -> list[str]:
+    """Rows of ``kChips``."""
     rows = []
     for soc, chip in chips.items():
         numbers = (
@@ -28,6 +29,7 @@ def chip_rows(chips: dict[str, dict]) -> list[str]:
 
 
 def version_rows(versions: dict[str, dict]) -> list[str]:
+    """Rows of ``kCannVersions``."""
     rows = []
     for version, cann in versions.items():
         lacks = ", ".join(quoted(name) for name in cann["lacks"])
@@ -36,6 +38,7 @@ def version_rows(versions: dict[str, dict]) -> list[str]:
 
 
 def main(directory: Path, output: Path) -> None:
+    """Reads the profiles in ``directory`` and writes the table."""
     chips = tomllib.loads((directory / "chips.toml").read_text())
     versions = tomllib.loads((directory / "cann.toml").read_text())
     lines = [

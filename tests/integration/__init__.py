@@ -1,0 +1,1 @@
+"""Whole engines, servers and pages, each in a process of its own."""

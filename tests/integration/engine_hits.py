@@ -11,7 +11,6 @@ from typing import Any
 
 from cannsim import counters
 from vllm import LLM, SamplingParams
-
 from vllm_ascend import shims
 
 reached: Counter[str] = Counter()
@@ -40,11 +39,22 @@ def recording(shim: shims.Shim) -> shims.Shim:
 
 def main(checkpoint: str, out: Path) -> None:
     shims.SHIMS = tuple(recording(shim) for shim in shims.SHIMS)
-    llm = LLM(checkpoint, dtype="float32", max_model_len=256, max_num_batched_tokens=256, max_num_seqs=4, kv_cache_memory_bytes=16 << 20)
+    llm = LLM(
+        checkpoint,
+        dtype="float32",
+        max_model_len=256,
+        max_num_batched_tokens=256,
+        max_num_seqs=4,
+        kv_cache_memory_bytes=16 << 20,
+    )
     engine = llm.llm_engine.engine_core.engine_core
     worker = engine.model_executor.driver_worker.worker
     before = counters.snapshot()
-    llm.generate(["The quick brown fox"], SamplingParams(temperature=0, max_tokens=8, ignore_eos=True), use_tqdm=False)
+    llm.generate(
+        ["The quick brown fox"],
+        SamplingParams(temperature=0, max_tokens=8, ignore_eos=True),
+        use_tqdm=False,
+    )
     during = counters.difference(counters.snapshot(), before)
 
     qualified = lambda thing: f"{type(thing).__module__}.{type(thing).__qualname__}"  # noqa: E731

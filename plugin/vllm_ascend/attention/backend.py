@@ -1,5 +1,6 @@
 """Paged attention by CANN's fused inference attention: prefill, decode, chunked prefill and
-sliding window in one call a layer."""
+sliding window in one call a layer.
+"""
 
 from __future__ import annotations
 
@@ -73,12 +74,19 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
     """Takes lengths from the host's copies: nothing waits for the device."""
 
     def __init__(
-        self, kv_cache_spec: KVCacheSpec, layer_names: list[str], vllm_config: VllmConfig, device: torch.device
+        self,
+        kv_cache_spec: KVCacheSpec,
+        layer_names: list[str],
+        vllm_config: VllmConfig,
+        device: torch.device,
     ) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
 
     def build(
-        self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
+        self,
+        common_prefix_len: int,
+        common_attn_metadata: CommonAttentionMetadata,
+        fast_build: bool = False,
     ) -> AscendMetadata:
         common = common_attn_metadata
         # The host's lengths are exact here: only speculation makes them an upper bound, and the
@@ -95,7 +103,10 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
 
 
 class AscendAttentionImpl(AttentionImpl[AscendMetadata]):
-    """One layer's attention. Query [tokens, heads, head_size]; key and value [tokens, kv_heads, head_size]."""
+    """One layer's attention.
+
+    Query is [tokens, heads, head_size]; key and value are [tokens, kv_heads, head_size].
+    """
 
     def __init__(
         self,
@@ -113,7 +124,9 @@ class AscendAttentionImpl(AttentionImpl[AscendMetadata]):
         if alibi_slopes is not None:
             raise NotImplementedError("ALiBi is not supported by fused inference attention")
         if logits_soft_cap:
-            raise NotImplementedError("Soft capping of attention logits is not supported by fused inference attention")
+            raise NotImplementedError(
+                "Soft capping of attention logits is not supported by fused inference attention"
+            )
         self.num_heads = num_heads
         self.head_size = head_size
         self.scale = float(scale)
@@ -148,7 +161,12 @@ class AscendAttentionImpl(AttentionImpl[AscendMetadata]):
         tokens = slot_mapping.shape[0]
         key_cache, value_cache = self.caches(kv_cache)
         torch_npu.npu_scatter_pa_kv_cache(
-            key[:tokens].contiguous(), value[:tokens].contiguous(), key_cache, value_cache, slot_mapping, cache_mode="Norm"
+            key[:tokens].contiguous(),
+            value[:tokens].contiguous(),
+            key_cache,
+            value_cache,
+            slot_mapping,
+            cache_mode="Norm",
         )
 
     def forward(
@@ -163,7 +181,7 @@ class AscendAttentionImpl(AttentionImpl[AscendMetadata]):
         output_scale: torch.Tensor | None = None,
         output_block_scale: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Attends to the cache; writes into ``output`` [tokens, heads, head_size] and returns it."""
+        """Attends to the cache; fills ``output`` [tokens, heads, head_size] and returns it."""
         if attn_metadata is None:  # profiling run: no cache yet
             return output.zero_()
         tokens = attn_metadata.num_tokens
@@ -212,7 +230,9 @@ class AscendAttentionBackend(AttentionBackend):
         return AscendMetadataBuilder
 
     @staticmethod
-    def get_supported_kernel_block_sizes(kv_cache_spec: KVCacheSpec | None = None) -> list[int | MultipleOf]:
+    def get_supported_kernel_block_sizes(
+        kv_cache_spec: KVCacheSpec | None = None,
+    ) -> list[int | MultipleOf]:
         return [BLOCK_SIZE]
 
     @classmethod
@@ -221,5 +241,5 @@ class AscendAttentionBackend(AttentionBackend):
 
     @classmethod
     def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
-        # Layer outermost: each layer's memory is one contiguous piece (see AscendAttentionImpl.caches).
+        # Layer outermost: each layer's memory is one contiguous piece, as `caches` needs.
         return (KVCacheLayout.LBNHC,)

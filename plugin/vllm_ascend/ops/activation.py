@@ -18,4 +18,6 @@ class AscendGeluAndMul(GeluAndMul):
     """x: [..., 2 * d] -> gelu(x[..., :d]) * x[..., d:]."""
 
     def forward_oot(self, x: Tensor) -> Tensor:
-        return torch_npu.npu_geglu(x, dim=-1, approximate=int(self.approximate == "tanh"), activate_left=True)[0]
+        return torch_npu.npu_geglu(
+            x, dim=-1, approximate=int(self.approximate == "tanh"), activate_left=True
+        )[0]

@@ -1,12 +1,15 @@
 """Rotary position embedding by CANN's fused operator, for every variant that only differs in its
-table of cosines and sines."""
+table of cosines and sines.
+"""
 
 from __future__ import annotations
 
 import torch_npu
 from torch import Tensor
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
-from vllm.model_executor.layers.rotary_embedding.linear_scaling_rope import LinearScalingRotaryEmbedding
+from vllm.model_executor.layers.rotary_embedding.linear_scaling_rope import (
+    LinearScalingRotaryEmbedding,
+)
 from vllm.model_executor.layers.rotary_embedding.llama3_rope import Llama3RotaryEmbedding
 from vllm.model_executor.layers.rotary_embedding.yarn_scaling_rope import YaRNScalingRotaryEmbedding
 
@@ -20,7 +23,9 @@ class _Fused:
     positions: [tokens], int64; query: [tokens, heads * head_size]; key: the same with its heads.
     """
 
-    def forward_oot(self, positions: Tensor, query: Tensor, key: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    def forward_oot(
+        self, positions: Tensor, query: Tensor, key: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         if key is None:
             return self.forward_native(positions, query, key)  # type: ignore[attr-defined]
         table = self._match_cos_sin_cache_dtype(query)  # type: ignore[attr-defined]

@@ -14,12 +14,12 @@ def compute_slot_mapping(
     block_table_ptr: Tensor,
     block_table_stride: int,
     slot_mapping_ptr: Tensor,
-    KV_CACHE_BLOCK_SIZE: int,
-    TOTAL_CP_WORLD_SIZE: int,
-    TOTAL_CP_RANK: int,
-    CP_KV_CACHE_INTERLEAVE_SIZE: int,
-    PAD_ID: int,
-    BLOCK_SIZE: int,
+    KV_CACHE_BLOCK_SIZE: int,  # noqa: N803
+    TOTAL_CP_WORLD_SIZE: int,  # noqa: N803
+    TOTAL_CP_RANK: int,  # noqa: N803
+    CP_KV_CACHE_INTERLEAVE_SIZE: int,  # noqa: N803
+    PAD_ID: int,  # noqa: N803
+    BLOCK_SIZE: int,  # noqa: N803
 ) -> None:
     """Writes ``slot_mapping_ptr`` [max_num_tokens], int64: block number times block size plus
     offset for each of ``num_tokens`` tokens, PAD_ID behind them.
@@ -31,7 +31,9 @@ def compute_slot_mapping(
         NotImplementedError: for context parallelism.
     """
     if TOTAL_CP_WORLD_SIZE != 1:
-        raise NotImplementedError("slot mapping for context parallelism is not implemented on an NPU")
+        raise NotImplementedError(
+            "slot mapping for context parallelism is not implemented on an NPU"
+        )
     positions = positions_ptr[:num_tokens]
     tokens = torch.arange(num_tokens, dtype=query_start_loc_ptr.dtype, device=positions.device)
     requests = torch.searchsorted(query_start_loc_ptr[1:], tokens, right=True)

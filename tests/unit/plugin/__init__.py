@@ -1,0 +1,1 @@
+"""The plugin without an engine, on the simulated NPU."""

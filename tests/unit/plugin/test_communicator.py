@@ -11,7 +11,6 @@ torch = pytest.importorskip("torch", reason="needs the shared environment")
 import torch.distributed as dist  # noqa: E402
 from vllm.platforms import current_platform  # noqa: E402
 from vllm.utils.import_utils import resolve_obj_by_qualname  # noqa: E402
-
 from vllm_ascend.distributed.communicator import NPUCommunicator  # noqa: E402
 
 counters = pytest.importorskip("cannsim.counters")
@@ -21,7 +20,10 @@ counters = pytest.importorskip("cannsim.counters")
 def communicator(tmp_path) -> Iterator[NPUCommunicator]:
     torch.npu.set_device(0)
     dist.init_process_group("hccl", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    device_group, cpu_group = dist.new_group([0], backend="hccl"), dist.new_group([0], backend="gloo")
+    device_group, cpu_group = (
+        dist.new_group([0], backend="hccl"),
+        dist.new_group([0], backend="gloo"),
+    )
     made = resolve_obj_by_qualname(current_platform.get_device_communicator_cls())
     yield made(cpu_group, torch.device("npu:0"), device_group, "tp")
     dist.destroy_process_group()

@@ -11,7 +11,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs the shared environment")
 
 from vllm.platforms import current_platform  # noqa: E402
-
 from vllm_ascend.platform import NPUPlatform, UnsupportedOnNPU  # noqa: E402
 
 
@@ -51,7 +50,11 @@ def test_a_dtype_that_the_chip_lacks_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"use_mla": True}, "MLA"), ({"has_sink": True}, "sink"), ({"attn_type": "encoder_only"}, "encoder_only")],
+    [
+        ({"use_mla": True}, "MLA"),
+        ({"has_sink": True}, "sink"),
+        ({"attn_type": "encoder_only"}, "encoder_only"),
+    ],
 )
 def test_attention_that_is_not_supported_says_why(change: dict, words: str) -> None:
     from vllm.v1.attention.selector import AttentionSelectorConfig
@@ -64,7 +67,12 @@ def test_attention_that_is_not_supported_says_why(change: dict, words: str) -> N
 
 def test_importing_the_plugin_is_light_and_knows_no_simulator() -> None:
     """The package itself is imported by every vLLM process, so it must not import torch or vllm."""
-    code = "import sys, vllm_ascend; print([m for m in ('torch', 'vllm', 'cannsim') if m in sys.modules])"
+    code = """
+import sys, vllm_ascend
+print([name for name in ("torch", "vllm", "cannsim") if name in sys.modules])
+"""
     environment = {**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
     assert found.stdout.strip() == "[]"

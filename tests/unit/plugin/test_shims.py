@@ -1,5 +1,6 @@
 """Each row of the plugin's shims: its target exists with the signature that callers use, applying
-is idempotent, and what stood there can be put back."""
+is idempotent, and what stood there can be put back.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ def untouched():
 @pytest.mark.parametrize("shim", shims.SHIMS, ids=lambda row: row.target)
 def test_target_exists(shim: shims.Shim) -> None:
     assert hasattr(importlib.import_module(shim.module), shim.name)
-    assert shim.reason and shim.removed_by
+    assert shim.reason
+    assert shim.removed_by
 
 
 def test_kernel_warmup_is_called_as_its_replacement_takes() -> None:
@@ -37,14 +39,21 @@ def test_kernel_warmup_is_called_as_its_replacement_takes() -> None:
 
 
 def test_apply_replaces_and_remove_restores() -> None:
-    before = {shim.target: getattr(importlib.import_module(shim.module), shim.name) for shim in shims.SHIMS}
+    before = {
+        shim.target: getattr(importlib.import_module(shim.module), shim.name)
+        for shim in shims.SHIMS
+    }
     shims.apply_all()
     shims.apply_all()
     for shim in shims.SHIMS:
-        assert getattr(importlib.import_module(shim.module), shim.name) is not before[shim.target], shim.target
+        assert (
+            getattr(importlib.import_module(shim.module), shim.name) is not before[shim.target]
+        ), shim.target
     shims.remove_all()
     for shim in shims.SHIMS:
-        assert getattr(importlib.import_module(shim.module), shim.name) is before[shim.target], shim.target
+        assert getattr(importlib.import_module(shim.module), shim.name) is before[shim.target], (
+            shim.target
+        )
 
 
 def test_the_shimmed_names_are_the_npus() -> None:
