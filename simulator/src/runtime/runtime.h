@@ -160,6 +160,7 @@ class CANNSIM_API Stream {
   std::condition_variable work_, done_;
   std::deque<std::shared_ptr<Task>> queue_;
   uint64_t submitted_ = 0, finished_ = 0;
+  int waiters_ = 0;
   bool sleeping_ = false, stop_ = false;
   int error_code_ = 0;
   std::string error_message_;

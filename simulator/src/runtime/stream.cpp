@@ -44,9 +44,10 @@ void Stream::loop() {
       run(*batch.front());
       batch.pop_front();
       lock.lock();
+      // After each task: one further on in the batch may wait for what the woken thread does next.
       ++finished_;
+      if (waiters_ > 0) done_.notify_all();
     }
-    done_.notify_all();
   }
 }
 
@@ -81,9 +82,15 @@ void Stream::synchronize(int timeout_ms) {
   std::unique_lock lock(mutex_);
   const uint64_t target = submitted_;
   auto reached = [&] { return finished_ >= target; };
+  bool done = true;
+  ++waiters_;
   if (timeout_ms < 0) {
     done_.wait(lock, reached);
-  } else if (!done_.wait_for(lock, std::chrono::milliseconds(timeout_ms), reached)) {
+  } else {
+    done = done_.wait_for(lock, std::chrono::milliseconds(timeout_ms), reached);
+  }
+  --waiters_;
+  if (!done) {
     throw Error(ACL_ERROR_RT_STREAM_SYNC_TIMEOUT, "stream " + std::to_string(id) + " of device " + std::to_string(device) +
                                                       " has not finished within " + std::to_string(timeout_ms) + " ms");
   }
