@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {
     "max_num_seqs": 16,
     # The engine profiles one step of this many tokens when it starts: on a simulated device that
     # is most of the start.
-    "max_num_batched_tokens": 256,
+    "max_num_batched_tokens": 128,
     "disable_log_stats": False,
     "seed": 0,
 }
@@ -249,8 +249,7 @@ def start(ctx: CellContext, *, in_process: bool = True, **overrides: Any) -> Ite
         engine.platform = _platform(engine, in_process)
         yield engine
     finally:
-        # With time to leave the device counters, if the core is a process.
-        llm.llm_engine.engine_core.shutdown(timeout=15.0)
+        llm.llm_engine.engine_core.shutdown()
 
 
 def arguments(ctx: CellContext, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:

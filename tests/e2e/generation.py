@@ -263,7 +263,8 @@ def guided_decoding(ctx: CellContext) -> Outcome:
     # A model of random weights would fill a document with white space where that is allowed.
     settings = {"backend": "xgrammar", "disable_any_whitespace": True}
     with start(ctx, in_process=False, structured_outputs_config=settings) as engine:
-        free = engine.generate(asked, greedy(length, ignore_eos=False))
+        # The first words are enough to see that the model would not say this by itself.
+        free = engine.generate(asked, greedy(min(length, 16), ignore_eos=False))
         guided = {
             kind: engine.generate(
                 asked, greedy(length, ignore_eos=False, structured_outputs=constraint)

@@ -165,8 +165,6 @@ def command(ctx: CellContext, port: int) -> list[str]:
         "--host=127.0.0.1",
         f"--port={port}",
         f"--served-model-name={NAME}",
-        # Without it the engine's process is killed before it can leave its device counters.
-        f"--shutdown-timeout={PATIENCE:.0f}",
         *flags(options),
     ]
 
