@@ -1,0 +1,222 @@
+"""Fused operators of torch-npu against their plain formulas."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torch_npu
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.tests.tensors import FLOATS, TOLERANCES, fill, shapes
+
+
+def near(got: torch.Tensor, expected: torch.Tensor) -> None:
+    """Compares with a reference computed in float32, rounded once to the result's dtype."""
+    rtol, atol = TOLERANCES[got.dtype]
+    torch.testing.assert_close(got.cpu(), expected.to(got.dtype), rtol=rtol, atol=atol)
+
+
+def values(shape: tuple[int, ...], dtype: torch.dtype, seed: int, domain: str = "any") -> torch.Tensor:
+    return fill(shape, dtype, domain, seed)
+
+
+def rms(x: torch.Tensor, gamma: torch.Tensor, epsilon: float) -> torch.Tensor:
+    wide = x.float()
+    return wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon) * gamma
+
+
+class TestNormalisation:
+    @given(shape=shapes(least=1, empty=False), dtype=st.sampled_from(FLOATS), seed=st.integers(0, 99))
+    def test_rms_norm(self, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> None:
+        x, gamma = values(shape, dtype, seed), values(shape[-1:], dtype, seed + 1)
+        got, rstd = torch_npu.npu_rms_norm(x.npu(), gamma.npu(), 1e-5)
+        near(got, rms(x, gamma.float(), 1e-5))
+        expected = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + 1e-5)
+        torch.testing.assert_close(rstd.cpu().reshape(expected.shape), expected)
+
+    @given(shape=shapes(least=2, empty=False), dtype=st.sampled_from(FLOATS), seed=st.integers(0, 99))
+    def test_add_rms_norm(self, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> None:
+        x, y, gamma = values(shape, dtype, seed), values(shape, dtype, seed + 1), values(shape[-1:], dtype, seed + 2)
+        got, _, total = torch_npu.npu_add_rms_norm(x.npu(), y.npu(), gamma.npu(), 1e-6)
+        near(got, rms(x.float() + y.float(), gamma.float(), 1e-6))
+        near(total, x.float() + y.float())
+
+    @given(shape=shapes(least=1, empty=False), dtype=st.sampled_from(FLOATS), seed=st.integers(0, 99))
+    def test_gemma_rms_norm_scales_by_one_plus_gamma(
+        self, shape: tuple[int, ...], dtype: torch.dtype, seed: int
+    ) -> None:
+        x, gamma = values(shape, dtype, seed), values(shape[-1:], dtype, seed + 1)
+        device_gamma = gamma.npu()
+        got, _ = torch_npu.npu_gemma_rms_norm(x.npu(), device_gamma, 1e-6)
+        near(got, rms(x, 1 + gamma.float(), 1e-6))
+        assert torch.equal(device_gamma.cpu(), gamma), "the weight itself has changed"
+
+    def test_a_row_of_zeros_stays_zero(self) -> None:
+        got, _ = torch_npu.npu_rms_norm(torch.zeros(2, 8).npu(), torch.ones(8).npu(), 1e-6)
+        assert got.count_nonzero().item() == 0
+
+
+class TestGates:
+    @given(shape=shapes(least=1, empty=False), dtype=st.sampled_from(FLOATS), seed=st.integers(0, 99))
+    def test_swiglu(self, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> None:
+        x = values((*shape[:-1], 2 * shape[-1]), dtype, seed)
+        left, right = x.float().chunk(2, -1)
+        near(torch_npu.npu_swiglu(x.npu()), F.silu(left) * right)
+
+    @pytest.mark.parametrize("dim", [0, 1, -2])
+    def test_swiglu_along_another_dimension(self, dim: int) -> None:
+        x = values((4, 6, 2), torch.float32, 5)
+        left, right = x.chunk(2, dim)
+        near(torch_npu.npu_swiglu(x.npu(), dim), F.silu(left) * right)
+
+    @pytest.mark.parametrize("dtype", FLOATS, ids=str)
+    @pytest.mark.parametrize(("approximate", "name"), [(0, "none"), (1, "tanh")])
+    @pytest.mark.parametrize("left", [False, True])
+    def test_geglu(self, dtype: torch.dtype, approximate: int, name: str, left: bool) -> None:
+        x = values((3, 2, 16), dtype, 7)
+        halves = x.float().chunk(2, -1)
+        gelu = F.gelu(halves[0 if left else 1], approximate=name)
+        got, activated = torch_npu.npu_geglu(x.npu(), -1, approximate, left)
+        near(got, gelu * halves[1 if left else 0])
+        near(activated, gelu)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, neox: bool) -> torch.Tensor:
+    """x: [tokens, heads, width]; cos, sin: [tokens, width / 2]."""
+    cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+    if neox:
+        first, second = x.chunk(2, -1)
+    else:
+        first, second = x[..., ::2], x[..., 1::2]
+    pair = first * cos - second * sin, second * cos + first * sin
+    return torch.cat(pair, -1) if neox else torch.stack(pair, -1).flatten(-2)
+
+
+def embed(
+    x: torch.Tensor, cache: torch.Tensor, positions: torch.Tensor, head_size: int, neox: bool
+) -> torch.Tensor:
+    """Rotary embedding of [tokens, heads * head_size]; only the cache's width of a head turns."""
+    width = cache.size(-1)
+    cos, sin = cache.float()[positions].chunk(2, -1)
+    heads = x.float().view(x.size(0), -1, head_size)
+    turned = rotate(heads[..., :width], cos, sin, neox)
+    return torch.cat([turned, heads[..., width:]], -1).flatten(1)
+
+
+class TestRotary:
+    @pytest.mark.parametrize("dtype", FLOATS, ids=str)
+    @pytest.mark.parametrize("neox", [True, False], ids=["half", "interleave"])
+    @pytest.mark.parametrize("width", [32, 16], ids=["whole", "partial"])
+    def test_mrope_without_sections(self, dtype: torch.dtype, neox: bool, width: int) -> None:
+        head_size = 32
+        query, key = values((5, 4 * head_size), dtype, 1), values((5, 2 * head_size), dtype, 2)
+        cache = values((20, width), dtype, 3, "unit")
+        positions = torch.tensor([3, 0, 19, 7, 7])
+        got = torch_npu.npu_mrope(
+            positions.npu(),
+            query.npu(),
+            key.npu(),
+            cache.npu(),
+            head_size,
+            mrope_section=[0, 0, 0],
+            rotary_mode="half" if neox else "interleave",
+        )
+        near(got[0], embed(query, cache, positions, head_size, neox))
+        near(got[1], embed(key, cache, positions, head_size, neox))
+
+    def test_mrope_with_sections_takes_each_part_at_its_own_position(self) -> None:
+        head_size, sections = 16, [2, 3, 3]
+        query, key = values((4, 32), torch.float32, 1), values((4, 16), torch.float32, 2)
+        cache = values((30, head_size), torch.float32, 3, "unit")
+        positions = torch.randint(0, 30, (3, 4), generator=torch.Generator().manual_seed(1))
+        got, _ = torch_npu.npu_mrope(
+            positions.npu(), query.npu(), key.npu(), cache.npu(), head_size, mrope_section=sections
+        )
+        parts = [cache[positions[i]].chunk(2, -1) for i in range(3)]
+        cos, sin = (
+            torch.cat([parts[i][j].split(sections, -1)[i] for i in range(3)], -1) for j in range(2)
+        )
+        near(got, rotate(query.view(4, -1, head_size), cos, sin, True).flatten(1))
+
+    @pytest.mark.parametrize("dtype", FLOATS, ids=str)
+    @pytest.mark.parametrize("mode", ["half", "interleave"])
+    def test_rotary_mul(self, dtype: torch.dtype, mode: str) -> None:
+        x = values((2, 3, 4, 16), dtype, 1)  # [batch, rows, heads, width]
+        angle = values((1, 3, 1, 8), torch.float32, 2)
+        wide = (
+            torch.cat([angle, angle], -1) if mode == "half" else angle.repeat_interleave(2, dim=-1)
+        )
+        cos, sin = wide.cos().to(dtype), wide.sin().to(dtype)
+        if mode == "half":
+            first, second = x.float().chunk(2, -1)
+            turned = torch.cat([-second, first], -1)
+        else:
+            turned = torch.stack([-x.float()[..., 1::2], x.float()[..., ::2]], -1).flatten(-2)
+        got = torch_npu.npu_rotary_mul(x.npu(), cos.npu(), sin.npu(), mode)
+        near(got, x.float() * cos + turned * sin)
+
+
+class TestCacheWrites:
+    @pytest.mark.parametrize("dtype", FLOATS, ids=str)
+    @pytest.mark.parametrize("index", [torch.int32, torch.int64], ids=str)
+    def test_tokens_go_to_their_slots_and_nowhere_else(
+        self, dtype: torch.dtype, index: torch.dtype
+    ) -> None:
+        key, value = values((5, 2, 8), dtype, 1), values((5, 2, 8), dtype, 2)
+        caches = [values((4, 16, 2, 8), dtype, seed) for seed in (3, 4)]
+        slots = torch.tensor([0, 63, 17, 5, 32])
+        devices = [cache.npu() for cache in caches]
+        torch_npu.npu_scatter_pa_kv_cache(
+            key.npu(), value.npu(), *devices, slots.to(index).npu(), cache_mode="Norm"
+        )
+        for cache, rows, device in zip(caches, (key, value), devices, strict=True):
+            cache.view(-1, 2, 8)[slots] = rows
+            assert torch.equal(device.cpu(), cache)
+
+    def test_a_negative_slot_is_padding(self) -> None:
+        key = values((3, 1, 4), torch.float16, 1)
+        caches = [torch.zeros(2, 16, 1, 4, dtype=torch.float16, device="npu") for _ in range(2)]
+        slots = torch.tensor([4, -1, 9], dtype=torch.int32)
+        torch_npu.npu_scatter_pa_kv_cache(key.npu(), key.npu(), *caches, slots.npu(), cache_mode="Norm")
+        for cache in caches:
+            flat = cache.cpu().view(-1, 4)
+            assert torch.equal(flat[[4, 9]], key[[0, 2], 0])
+            assert flat.count_nonzero().item() == key[[0, 2]].count_nonzero().item()
+
+    def test_scatter_nd_update(self) -> None:
+        x = torch.zeros(4, 3, 2)
+        indices = torch.tensor([[0, 1], [3, 2]])
+        updates = values((2, 2), torch.float32, 1)
+        got = x.npu()
+        torch_npu.npu_scatter_nd_update_(got, indices.npu(), updates.npu())
+        x[[0, 3], [1, 2]] = updates
+        assert torch.equal(got.cpu(), x)
+
+
+def restricted(logits: torch.Tensor, k: list[int] | None, p: list[float] | None) -> torch.Tensor:
+    """Row by row: keeps the k largest, then the fewest of these whose probability reaches p."""
+    made = logits.clone()
+    for row in range(logits.size(0)):
+        order = made[row].argsort(descending=True)
+        if k is not None:
+            made[row, order[k[row] :]] = -torch.inf
+        if p is not None:
+            before = made[row].softmax(-1)[order].cumsum(-1).roll(1)
+            before[0] = 0
+            made[row, order[before >= p[row]]] = -torch.inf
+    return made
+
+
+class TestSampling:
+    @pytest.mark.parametrize("k", [None, [3, 1, 40, 64]])
+    @pytest.mark.parametrize("p", [None, [0.9, 0.5, 0.05, 1.0]])
+    def test_top_k_top_p(self, k: list[int] | None, p: list[float] | None) -> None:
+        logits = torch.randn(4, 64, generator=torch.Generator().manual_seed(5))
+        got = torch_npu.npu_top_k_top_p(
+            logits.npu(),
+            None if p is None else torch.tensor(p).npu(),
+            None if k is None else torch.tensor(k, dtype=torch.int32).npu(),
+        )
+        torch.testing.assert_close(got.cpu(), restricted(logits, k, p))
