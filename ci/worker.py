@@ -61,6 +61,7 @@ class Request:
         body: ``module.path:function``.
         contract: The module with ``CellContext`` and ``GateFailed``.
         context: Keyword arguments of ``CellContext``; paths as strings.
+        variables: Environment variables of this cell, beside the worker's.
         time_limit: Seconds after which the cell is stopped.
         workdir: The folder for the outcome, the status and whatever the body writes.
         log: The file for everything that the cell's processes print.
@@ -70,6 +71,7 @@ class Request:
     body: str
     contract: str
     context: dict[str, Any]
+    variables: dict[str, str]
     time_limit: float
     workdir: str
     log: str
@@ -312,6 +314,7 @@ def _child(request: Request) -> int:
     faulthandler.enable(all_threads=True)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     os.chdir(request.workdir)
+    os.environ.update(request.variables)
     _write(Path(request.workdir) / OUTCOME, run_body(request))
     return 0
 

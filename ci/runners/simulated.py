@@ -23,6 +23,7 @@ from ci.errors import CiError, WorkerError
 from ci.plan import Group, Job, Plan
 from ci.runners import CellError, Listener, Result, Verdict
 from ci.worker import CONTRACT, HEARTBEAT_S, OUTCOME, STATUS, Request
+from matrix import Cell
 
 STACK = ("torch", "torch_npu", "transformers", "vllm", "vllm.entrypoints.llm")
 """What a worker imports before it forks; together 7 to 10 seconds, paid once an environment."""
@@ -45,6 +46,12 @@ QUIET = {
 }
 """Variables of every cell, unless the caller's environment says otherwise: no network, no threads
 before the fork."""
+
+
+FLOAT32 = {"CANNSIM_EXTENSIONS": "float32-attention"}
+"""For cells in float32. CANN's attention refuses that dtype and the simulator with it, unless told
+otherwise; an exact comparison with a reference needs it. Records of such cells name the extension
+in their proof."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +144,7 @@ class _Run:
     async def _request(self, worker: _Worker, group: Group, job: Job) -> Result:
         folder = self.settings.folder / job.cell.id.replace("/", "__")
         log = folder.with_name(f"{folder.name}.log")
+        variables = cell_variables(job.cell)
         context = {
             "cell_id": job.cell.id,
             "model": job.cell.model.model_dump(mode="json"),
@@ -146,7 +154,7 @@ class _Run:
             "log": str(log),
             "chip": group.chip,
             "cann": group.cann,
-            "environment": dict(self.pools[group].simulated),
+            "environment": {**self.pools[group].simulated, **variables},
         }
         feature = job.cell.feature
         request = Request(
@@ -154,6 +162,7 @@ class _Run:
             feature.body,
             self.settings.contract,
             context,
+            variables,
             float(feature.time_limit),
             str(folder),
             str(log),
@@ -382,6 +391,12 @@ def base_variables(jobs: int) -> dict[str, str]:
     processors = len(os.sched_getaffinity(0))
     threads = {"OMP_NUM_THREADS": str(max(1, processors // max(1, jobs)))}
     return {**QUIET, **threads, **os.environ}
+
+
+def cell_variables(cell: Cell) -> dict[str, str]:
+    """What a cell needs beside the variables of its environment."""
+    engine = {**cell.model.engine, **cell.feature.engine}
+    return dict(FLOAT32) if engine.get("dtype", cell.model.dtype) == "float32" else {}
 
 
 def read_result(job: Job, group: Group, folder: Path, log: Path) -> Result:

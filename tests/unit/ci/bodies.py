@@ -18,7 +18,12 @@ def passes(ctx: CellContext) -> Outcome:
     print("hello from", ctx.cell_id)
     return Outcome(
         metrics={"speed": (12.5, "tokens/s")},
-        proof={"chip": ctx.chip, "seen": os.environ.get("FAKE_NPU")},
+        proof={
+            "chip": ctx.chip,
+            "seen": os.environ.get("FAKE_NPU"),
+            "extensions": os.environ.get("CANNSIM_EXTENSIONS", "none"),
+            "told": ctx.environment.get("CANNSIM_EXTENSIONS", "none"),
+        },
         timings={"import": 0.1, "engine_start": 0.2, "generation": 0.3},
     )
 

@@ -7,6 +7,7 @@ from datetime import date
 from typing import Literal
 
 import pytest
+from pydantic import JsonValue
 
 from matrix import CannVersion, Cell, Feature, Hardware, Model
 
@@ -24,6 +25,7 @@ def make_cell(
     time_limit: int = 60,
     cards: int = 1,
     transport: Literal["inprocess", "http"] = "inprocess",
+    engine: dict[str, JsonValue] | None = None,
 ) -> Cell:
     """A cell whose body is a function of `tests.unit.ci.bodies`."""
     return Cell(
@@ -50,6 +52,7 @@ def make_cell(
             time_limit=time_limit,
             cards=cards,
             transport=transport,
+            engine=engine or {},
         ),
         CannVersion(version=cann, status="current", released=date(2026, 1, 1), source="made up"),
         Hardware(

@@ -89,7 +89,7 @@ def test_a_body_that_passes(bench: Bench) -> None:
     result = bench.run(cell).of(cell)
     assert result.verdict == "passed"
     assert result.error is None
-    assert result.proof == {"chip": "Ascend910B1", "seen": "Ascend910B1/9.1.0"}
+    assert (result.proof["chip"], result.proof["seen"]) == ("Ascend910B1", "Ascend910B1/9.1.0")
     assert result.metrics["speed"] == (12.5, "tokens/s")
     assert result.metrics["peak_host_memory"][0] > 1e6
     assert result.timings["engine_start"] == 0.2
@@ -182,6 +182,15 @@ def test_each_environment_has_a_worker_of_its_own(bench: Bench) -> None:
     seen = {heard.of(cell).proof["seen"] for cell in cells}
     assert seen == {"Ascend910B1/8.5.0", "Ascend910B1/9.1.0"}
     assert sorted(bench.asked) == [("Ascend910B1", "8.5.0", 2), ("Ascend910B1", "9.1.0", 4)]
+
+
+def test_only_cells_in_float32_get_attention_in_float32(bench: Bench) -> None:
+    exact = make_cell("passes", feature="exact")
+    half = make_cell("passes", feature="half", engine={"dtype": "bfloat16"})
+    heard = bench.run(exact, half)
+    for cell, extensions in ((exact, "float32-attention"), (half, "none")):
+        proof = heard.of(cell).proof
+        assert proof["extensions"] == proof["told"] == extensions
 
 
 def test_a_missing_checkpoint_costs_the_cells_of_its_model(bench: Bench) -> None:
