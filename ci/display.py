@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.live import Live
@@ -106,9 +107,11 @@ def table(results: Iterable[Result], evidence: str) -> Table:
     for name in ("import", "engine", "generate", "total s"):
         shown.add_column(name, justify="right", no_wrap=True)
     shown.add_column("proof, or what went wrong", no_wrap=True, overflow="ellipsis")
+    results = list(results)
+    shared = Counter(entry for result in results for entry in _entries(result))
     for result in results:
         told = (
-            proof_in_short(result)
+            proof_in_short(result, shared)
             if result.error is None
             else shorten(f"{result.error.kind}: {first_line(result.error.message)}")
         )
@@ -127,9 +130,19 @@ def _seconds(result: Result, name: str) -> str:
     return f"{result.timings[name]:.1f}" if name in result.timings else "-"
 
 
-def proof_in_short(result: Result) -> str:
-    """The first entries of a proof, on one line."""
-    return shorten(", ".join(f"{name}={value}" for name, value in result.proof.items()))
+def proof_in_short(result: Result, shared: Mapping[str, int]) -> str:
+    """The entries of a proof that fit on a line, those of the fewest cells first.
+
+    Args:
+        result: The result of a cell.
+        shared: How many cells of the run have each entry.
+    """
+    entries = sorted(_entries(result), key=lambda entry: shared.get(entry, 0))
+    return shorten(", ".join(entries))
+
+
+def _entries(result: Result) -> list[str]:
+    return [f"{name}={value}" for name, value in result.proof.items()]
 
 
 def shorten(text: str) -> str:
