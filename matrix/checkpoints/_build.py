@@ -73,7 +73,9 @@ def _build_gguf(recipe: PackageGgufCheckpoint, folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    source = _gguf.read(_gguf.find_in_package(recipe.package, recipe.version, recipe.file))
+    path = _gguf.find_in_package(recipe.package, recipe.version, recipe.file)
+    source = _gguf.read(path)
+    _gguf.require_as_installed(recipe.package, path)
     config = _gguf.llama_config(source, GGUF_DTYPE)
     weights = _gguf.llama_weights(source, config, getattr(torch, GGUF_DTYPE))
     tokenizer, tokenizer_config = _gguf.tokenizer(source)

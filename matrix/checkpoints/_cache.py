@@ -50,7 +50,10 @@ def obtain(folder: Path, key: str, recipe: dict[str, object], build: Builder) ->
         if target.exists():
             logger.warning("%s does not match its manifest; it is built again", target)
             shutil.rmtree(target)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=folder))
+        # What a killed process left: nobody else builds this key while the lock is held.
+        for abandoned in folder.glob(f".{key}.*.part"):
+            shutil.rmtree(abandoned, ignore_errors=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{key}.", suffix=".part", dir=folder))
         try:
             build(temporary)
             _write_manifest(temporary, recipe)
@@ -139,7 +142,9 @@ def storage_errors(folder: Path) -> Iterator[None]:
 
 
 def _is_storage_failure(error: Exception) -> bool:
-    codes = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS, errno.EPERM}
+    full = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+    refused = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
+    codes = full | refused
     if isinstance(error, OSError):
         return error.errno in codes
     # safetensors reports input and output errors under a class of its own, as text.

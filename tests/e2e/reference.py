@@ -125,7 +125,8 @@ class Reference:
         # Lengths are rounded up, so that bodies that ask for a few tokens more or less share one.
         rounded = -(-length // GRAIN) * GRAIN
         questions = [{"greedy": list(prompt), "length": rounded} for prompt in prompts]
-        missing = [q["greedy"] for q in questions if not self._path(q).is_file()]
+        pairs = zip(prompts, questions, strict=True)
+        missing = [list(prompt) for prompt, q in pairs if not self._path(q).is_file()]
         fresh = iter(self._timed(lambda: self._generate(missing, rounded)) if missing else [])
         for question in questions:
             if not self._path(question).is_file():

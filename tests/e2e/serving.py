@@ -59,21 +59,19 @@ class Server:
 
 def http(ctx: CellContext) -> Outcome:
     """Completions, chat and a stream, with the server's own metrics as proof."""
-    from openai import OpenAI
+    from openai import DefaultHttpxClient, OpenAI
 
     length = int(ctx.parameter("max_tokens", 16))
     reference = Reference(ctx.checkpoint)
     expected = reference.decisive(int(ctx.parameter("prompts", 4)), length)
     with serve(ctx) as server:
-        # The client must reach this machine directly, whatever proxy the environment names.
-        import httpx
-
         with OpenAI(
             base_url=f"{server.url}/v1",
             api_key="unused",
             max_retries=0,
             timeout=RESERVE,
-            http_client=httpx.Client(trust_env=False, timeout=RESERVE),
+            # The server is on this machine, whatever proxy the environment names.
+            http_client=DefaultHttpxClient(trust_env=False),
         ) as client:
             started = time.perf_counter()
             tokens, logprobs, texts = _complete(client, [e.prompt for e in expected], length)

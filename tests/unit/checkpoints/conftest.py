@@ -11,6 +11,7 @@ import pytest
 from gguf import GGUFWriter, TokenType
 from tokenizers.pre_tokenizers import ByteLevel
 
+from matrix.checkpoints import _build, _process
 from matrix.schema import Model
 
 PACKAGE = "tiny-gguf-weights"
@@ -103,6 +104,12 @@ def _model(name: str, checkpoint: dict[str, Any]) -> Model:
             }
         )
     )
+
+
+@pytest.fixture(autouse=True)
+def build_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build in this process, which imports torch once; `test_process.py` undoes it."""
+    monkeypatch.setattr(_process, "build", _build.build)
 
 
 @pytest.fixture

@@ -36,6 +36,13 @@ def test_folder_that_lost_a_file_is_built_again(tmp_path: Path) -> None:
     assert (_cache.obtain(tmp_path, "key", {}, write("two")) / "file").read_text() == "two"
 
 
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".key.abc.part").mkdir()
+    (tmp_path / ".other.abc.part").mkdir()
+    _cache.obtain(tmp_path, "key", {}, write("one"))
+    assert visible(tmp_path) == [".other.abc.part", "key"]
+
+
 def test_failed_build_leaves_nothing(tmp_path: Path) -> None:
     def fail(folder: Path) -> None:
         (folder / "file").write_text("half")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import struct
 from pathlib import Path
@@ -98,6 +100,20 @@ def test_missing_tensor_is_named(installed: Path, gguf_model: Model, tmp_path: P
     write_gguf(installed, leave_out="blk.1.attn_v.weight")
     with pytest.raises(CheckpointError, match=r"tensor 'blk\.1\.attn_v\.weight' is missing"):
         materialise(gguf_model, tmp_path / "cache")
+
+
+def test_one_changed_bit_is_noticed_by_the_recorded_hash(
+    installed: Path, gguf_model: Model, tmp_path: Path
+) -> None:
+    content = bytearray(installed.read_bytes())
+    value = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+    record = next(installed.parent.parent.glob("*.dist-info")) / "RECORD"
+    record.write_text(f"tiny/tiny.gguf,sha256={value},{len(content)}\n")
+    materialise(gguf_model, tmp_path / "intact")
+    content[-1] ^= 1
+    installed.write_bytes(content)
+    with pytest.raises(CheckpointError, match="not the file that tiny-gguf-weights installed"):
+        materialise(gguf_model, tmp_path / "changed")
 
 
 def test_missing_package_says_what_to_install(gguf_model: Model, tmp_path: Path) -> None:
