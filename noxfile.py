@@ -86,7 +86,7 @@ def e2e(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run the unit tests and the simulator's tests (arguments go to pytest)."""
+    """Run the unit and integration tests and the simulator's (arguments go to pytest)."""
     env = environment(session)
     variables = simulated(session, env)
     chosen = (
@@ -94,6 +94,7 @@ def tests(session: nox.Session) -> None:
         if any(Path(arg.split("::")[0]).exists() for arg in session.posargs)
         else [
             "tests/unit",
+            "tests/integration",
             "simulator/tests",
         ]
     )
@@ -116,7 +117,7 @@ def docs(session: nox.Session) -> None:
     """Build the site with the support table, in build/site."""
     env = environment(session)
     variables = simulated(session, env)
-    run(session, str(env.python), "-m", "reports.site", *session.posargs, variables=variables)
+    run(session, str(env.python), "-m", "reports", "site", *session.posargs, variables=variables)
 
 
 @nox.session
