@@ -77,18 +77,19 @@ OPERATOR(aclnnHistc, const Tensor& self, int64_t bins, const Scalar& least, cons
 }
 OPERATOR(aclnnMedian, const Tensor& self, Tensor& out) { out.copy_(at::median(self)); }
 OPERATOR(aclnnNanMedian, const Tensor& self, Tensor& out) { out.copy_(at::nanmedian(self)); }
+// ATen reads past an expanded dimension here, hence contiguous().
 OPERATOR(aclnnMedianDim, const Tensor& self, int64_t dim, bool keep, Tensor& values, Tensor& indices) {
-  auto [value, index] = at::median(self, dim, keep);
+  auto [value, index] = at::median(self.contiguous(), dim, keep);
   values.copy_(value);
   indices.copy_(index);
 }
 OPERATOR(aclnnNanMedianDim, const Tensor& self, int64_t dim, bool keep, Tensor& values, Tensor& indices) {
-  auto [value, index] = at::nanmedian(self, dim, keep);
+  auto [value, index] = at::nanmedian(self.contiguous(), dim, keep);
   values.copy_(value);
   indices.copy_(index);
 }
 OPERATOR(aclnnKthvalue, const Tensor& self, int64_t k, int64_t dim, bool keep, Tensor& values, Tensor& indices) {
-  auto [value, index] = at::kthvalue(self, k, dim, keep);
+  auto [value, index] = at::kthvalue(self.contiguous(), k, dim, keep);
   values.copy_(value);
   indices.copy_(index);
 }
