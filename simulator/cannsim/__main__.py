@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     settings.add_argument(
         "--devices",
         type=int,
-        default=int(os.environ.get("CANNSIM_DEVICES", "2")),
+        default=os.environ.get("CANNSIM_DEVICES", "2"),
         help="number of devices (%(default)s)",
     )
     settings.add_argument(

@@ -61,8 +61,8 @@ def check(settings: Settings) -> None:
 def _check_name(what: str, name: str, known: tuple[str, ...]) -> None:
     if name in known:
         return
-    near = get_close_matches(name, known, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    near = get_close_matches(name, known, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]}?" if near else "."
     raise SettingError(f"unknown {what} {name!r}{hint} Known: {', '.join(known)}")
 
 
