@@ -269,6 +269,16 @@ class TestMemory:
         assert torch.ones(3, device="npu").sum().item() == 3
 
 
+def test_an_operators_error_is_told_at_the_wait_and_only_once() -> None:
+    x = torch.zeros(4, 2, device="npu")
+    index = torch.tensor([0, 9], device="npu")
+    x.index_select(0, index)
+    with pytest.raises(RuntimeError, match="index out of range"):
+        torch.npu.synchronize()
+    torch.npu.synchronize()
+    assert x.sum().item() == 0
+
+
 class TestCounters:
     def test_launches_bytes_copies_and_waits_are_exact(self) -> None:
         x = torch.ones(8, 4, device="npu")
