@@ -133,9 +133,7 @@ def simulator(session: nox.Session) -> None:
 def perf(session: nox.Session) -> None:
     """Measure decoding speed on the simulated device next to transformers on the same CPU."""
     env = environment(session)
-    variables = simulated(session, env)
-    arguments = session.posargs or ["decode"]
-    run(session, str(env.python), "-m", "perf", *arguments, variables=variables)
+    run(session, str(env.python), "-m", "perf", *(session.posargs or ["decode"]))
 
 
 @nox.session
