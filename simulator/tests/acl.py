@@ -45,5 +45,8 @@ class Gate:
 
 def stream_is_idle(stream: torch.npu.Stream) -> bool:
     status = ctypes.c_int(-1)
-    assert runtime.aclrtStreamQuery(ctypes.c_void_p(stream.npu_stream), ctypes.byref(status)) == SUCCESS
+    assert (
+        runtime.aclrtStreamQuery(ctypes.c_void_p(stream.npu_stream), ctypes.byref(status))
+        == SUCCESS
+    )
     return status.value == QUERY_COMPLETE

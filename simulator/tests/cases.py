@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional as F  # noqa: N812
 
 from simulator.tests.tensors import ALL, FLOATS, INTEGERS, NUMBERS, axes, axis, indices, like, mask
 
@@ -18,7 +18,8 @@ Tensor = torch.Tensor
 @dataclass(frozen=True)
 class Case:
     """``call(random, *tensors)`` is compared between devices; ``random`` has the same state on
-    both. The tensors broadcast against each other, from ``domain`` (see tensors.fill)."""
+    both. The tensors broadcast against each other, from ``domain`` (see tensors.fill).
+    """
 
     name: str
     call: Callable[..., Any]
@@ -97,8 +98,12 @@ ELEMENTWISE = [
     Case("sub_alpha", lambda r, x, y: torch.sub(x, y, alpha=2), NUMBERS, 2),
     Case("add_", lambda r, x: x.clone().add_(like(r, x)), NUMBERS),
     Case("mul_", lambda r, x: x.clone().mul_(like(r, x)), NUMBERS),
-    Case("div_trunc", lambda r, x, y: torch.div(x, y, rounding_mode="trunc"), NUMBERS, 2, "positive"),
-    Case("div_floor", lambda r, x, y: torch.div(x, y, rounding_mode="floor"), NUMBERS, 2, "positive"),
+    Case(
+        "div_trunc", lambda r, x, y: torch.div(x, y, rounding_mode="trunc"), NUMBERS, 2, "positive"
+    ),
+    Case(
+        "div_floor", lambda r, x, y: torch.div(x, y, rounding_mode="floor"), NUMBERS, 2, "positive"
+    ),
     Case("div_scalar_trunc", lambda r, x: torch.div(x, 3, rounding_mode="trunc"), NUMBERS),
     Case("addcmul", lambda r, x, y, z: torch.addcmul(x, y, z, value=0.5), FLOATS, 3),
     Case("addcdiv", lambda r, x, y, z: torch.addcdiv(x, y, z, value=0.5), FLOATS, 3, "positive"),
@@ -131,7 +136,7 @@ ACTIVATIONS = [
 
 
 def _dense(x: Tensor) -> Tensor:
-    """Dense on the CPU, as it is on the device: ATen's selection reads past an expanded dimension."""
+    """Dense on the CPU, where ATen's selection reads past an expanded dimension."""
     return x if x.is_npu else x.contiguous()
 
 
@@ -141,7 +146,7 @@ REDUCTIONS = [
     Case("sum_dtype", lambda r, x: x.sum(dtype=torch.float32), NUMBERS),
     Case("mean", lambda r, x: x.mean(), FLOATS, empty=False),
     Case("mean_dims", lambda r, x: x.mean(axes(r, x), keepdim=True), FLOATS, empty=False),
-    Case("prod", lambda r, x: x.prod(), INTEGERS + (torch.float32,), domain="unit"),
+    Case("prod", lambda r, x: x.prod(), (*INTEGERS, torch.float32), domain="unit"),
     Case("prod_dim", lambda r, x: x.prod(axis(r, x)), (torch.float32,), domain="unit"),
     Case("amax", lambda r, x: x.amax(axes(r, x)), NUMBERS, empty=False),
     Case("amin", lambda r, x: x.amin(axes(r, x), keepdim=True), NUMBERS, empty=False),
@@ -157,15 +162,25 @@ REDUCTIONS = [
     Case("all_dim", lambda r, x: (x.all(axis(r, x)), x.any(axis(r, x))), ALL),
     Case("var", lambda r, x: x.var(-1), (torch.float32,), least_dims=1, empty=False),
     Case("std", lambda r, x: x.std(-1, correction=0), FLOATS, least_dims=1, empty=False),
-    Case("var_mean", lambda r, x: torch.var_mean(x, -1, correction=0), (torch.float32,), empty=False),
-    Case("std_mean", lambda r, x: torch.std_mean(x, -1, correction=0), (torch.float32,), empty=False),
+    Case(
+        "var_mean", lambda r, x: torch.var_mean(x, -1, correction=0), (torch.float32,), empty=False
+    ),
+    Case(
+        "std_mean", lambda r, x: torch.std_mean(x, -1, correction=0), (torch.float32,), empty=False
+    ),
     Case("logsumexp", lambda r, x: x.logsumexp(axis(r, x)), FLOATS, empty=False),
     Case("norm", lambda r, x: x.norm(), (torch.float32,), empty=False),
     Case("vector_norm", lambda r, x: torch.linalg.vector_norm(x, 2, axis(r, x)), (torch.float32,)),
     Case("normalize", lambda r, x: F.normalize(x, dim=-1), (torch.float32,), least_dims=1),
     Case("median", lambda r, x: x.median(), FLOATS, empty=False),
     Case("median_dim", lambda r, x: _dense(x).median(-1).values, FLOATS, least_dims=1, empty=False),
-    Case("nanmedian_dim", lambda r, x: _dense(x).nanmedian(-1).values, FLOATS, least_dims=1, empty=False),
+    Case(
+        "nanmedian_dim",
+        lambda r, x: _dense(x).nanmedian(-1).values,
+        FLOATS,
+        least_dims=1,
+        empty=False,
+    ),
     Case("cumsum", lambda r, x: x.cumsum(axis(r, x)), NUMBERS),
     Case("cumprod", lambda r, x: x.cumprod(axis(r, x)), (torch.float32,), domain="unit"),
     Case("cummax", lambda r, x: x.cummax(axis(r, x)), FLOATS, least_dims=1, empty=False),
@@ -173,11 +188,21 @@ REDUCTIONS = [
     Case("sort", lambda r, x: x.sort(dim=axis(r, x), stable=True), FLOATS, least_dims=1),
     Case("sort_down", lambda r, x: x.sort(-1, True).values, NUMBERS, least_dims=1),
     Case("argsort", lambda r, x: x.argsort(dim=-1, stable=True), FLOATS, least_dims=1),
-    Case("topk", lambda r, x: x.topk(r.randint(1, x.size(-1))).values, FLOATS, least_dims=1, empty=False),
+    Case(
+        "topk",
+        lambda r, x: x.topk(r.randint(1, x.size(-1))).values,
+        FLOATS,
+        least_dims=1,
+        empty=False,
+    ),
     Case("topk_least", lambda r, x: x.topk(1, largest=False), FLOATS, least_dims=1, empty=False),
-    Case("kthvalue", lambda r, x: _dense(x).kthvalue(1), (torch.float32,), least_dims=1, empty=False),
+    Case(
+        "kthvalue", lambda r, x: _dense(x).kthvalue(1), (torch.float32,), least_dims=1, empty=False
+    ),
     Case("count_nonzero", lambda r, x: x.count_nonzero(), ALL),
-    Case("bincount", lambda r, x: x.abs().bincount(minlength=9), INTEGERS, least_dims=1, most_dims=1),
+    Case(
+        "bincount", lambda r, x: x.abs().bincount(minlength=9), INTEGERS, least_dims=1, most_dims=1
+    ),
     Case(
         "searchsorted",
         lambda r, x: torch.searchsorted(x.sort(-1).values, like(r, x), right=r.random() < 0.5),
@@ -185,11 +210,27 @@ REDUCTIONS = [
         least_dims=1,
         empty=False,
     ),
-    Case("bucketize", lambda r, x: torch.bucketize(x, indices(r, x, (5,), 9).float().sort().values), (torch.float32,)),
+    Case(
+        "bucketize",
+        lambda r, x: torch.bucketize(x, indices(r, x, (5,), 9).float().sort().values),
+        (torch.float32,),
+    ),
     Case("unique", lambda r, x: x.unique(return_inverse=True, return_counts=True), INTEGERS),
     Case("unique_values", lambda r, x: x.unique(), FLOATS),
-    Case("unique_consecutive", lambda r, x: x.unique_consecutive(return_counts=True), INTEGERS, empty=False),
-    Case("cdist", lambda r, x: torch.cdist(x, x), (torch.float32,), least_dims=2, most_dims=3, empty=False),
+    Case(
+        "unique_consecutive",
+        lambda r, x: x.unique_consecutive(return_counts=True),
+        INTEGERS,
+        empty=False,
+    ),
+    Case(
+        "cdist",
+        lambda r, x: torch.cdist(x, x),
+        (torch.float32,),
+        least_dims=2,
+        most_dims=3,
+        empty=False,
+    ),
 ]
 
 
@@ -215,8 +256,20 @@ def _masked_scatter(r: Random, x: Tensor) -> Tensor:
 
 INDEXING = [
     Case("index", lambda r, x: x[indices(r, x, (3, 2), x.size(0))], ALL, least_dims=1, empty=False),
-    Case("index_int32", lambda r, x: x[indices(r, x, (3,), x.size(0), torch.int32)], FLOATS, least_dims=1, empty=False),
-    Case("index_second", lambda r, x: x[:, indices(r, x, (3,), x.size(1))], ALL, least_dims=2, empty=False),
+    Case(
+        "index_int32",
+        lambda r, x: x[indices(r, x, (3,), x.size(0), torch.int32)],
+        FLOATS,
+        least_dims=1,
+        empty=False,
+    ),
+    Case(
+        "index_second",
+        lambda r, x: x[:, indices(r, x, (3,), x.size(1))],
+        ALL,
+        least_dims=2,
+        empty=False,
+    ),
     Case(
         "index_both",
         lambda r, x: x[indices(r, x, (3, 1), x.size(0)), indices(r, x, (2,), x.size(1))],
@@ -228,17 +281,69 @@ INDEXING = [
     Case("index_mask", lambda r, x: x[mask(r, x)], ALL),
     Case("index_put", _advanced_put, NUMBERS, least_dims=1, empty=False),
     Case("index_put_accumulate", _accumulate, NUMBERS, least_dims=1, empty=False),
-    Case("index_put_mask", lambda r, x: x.clone().index_put_((mask(r, x),), x.new_tensor(2)), NUMBERS, least_dims=1),
-    Case("index_select", lambda r, x: x.index_select(axis(r, x), indices(r, x, (3,), min(x.shape))), ALL, least_dims=1, empty=False),
-    Case("index_add", lambda r, x: x.index_add(0, indices(r, x, (3,), x.size(0)), like(r, x, (3, *x.shape[1:]))), NUMBERS, least_dims=1, empty=False),
-    Case("index_copy", lambda r, x: x.index_copy(0, indices(r, x, (1,), x.size(0)), like(r, x, (1, *x.shape[1:]))), NUMBERS, least_dims=1, empty=False),
-    Case("index_fill", lambda r, x: x.index_fill(0, indices(r, x, (2,), x.size(0)), 5), NUMBERS, least_dims=1, empty=False),
+    Case(
+        "index_put_mask",
+        lambda r, x: x.clone().index_put_((mask(r, x),), x.new_tensor(2)),
+        NUMBERS,
+        least_dims=1,
+    ),
+    Case(
+        "index_select",
+        lambda r, x: x.index_select(axis(r, x), indices(r, x, (3,), min(x.shape))),
+        ALL,
+        least_dims=1,
+        empty=False,
+    ),
+    Case(
+        "index_add",
+        lambda r, x: x.index_add(0, indices(r, x, (3,), x.size(0)), like(r, x, (3, *x.shape[1:]))),
+        NUMBERS,
+        least_dims=1,
+        empty=False,
+    ),
+    Case(
+        "index_copy",
+        lambda r, x: x.index_copy(0, indices(r, x, (1,), x.size(0)), like(r, x, (1, *x.shape[1:]))),
+        NUMBERS,
+        least_dims=1,
+        empty=False,
+    ),
+    Case(
+        "index_fill",
+        lambda r, x: x.index_fill(0, indices(r, x, (2,), x.size(0)), 5),
+        NUMBERS,
+        least_dims=1,
+        empty=False,
+    ),
     Case("take", lambda r, x: x.take(indices(r, x, (4,), x.numel())), NUMBERS, empty=False),
-    Case("gather", lambda r, x: x.gather(-1, indices(r, x, (*x.shape[:-1], 3), x.size(-1))), ALL, least_dims=1, empty=False),
-    Case("take_along_dim", lambda r, x: x.take_along_dim(x.argsort(dim=-1, stable=True), -1), FLOATS, least_dims=1),
+    Case(
+        "gather",
+        lambda r, x: x.gather(-1, indices(r, x, (*x.shape[:-1], 3), x.size(-1))),
+        ALL,
+        least_dims=1,
+        empty=False,
+    ),
+    Case(
+        "take_along_dim",
+        lambda r, x: x.take_along_dim(x.argsort(dim=-1, stable=True), -1),
+        FLOATS,
+        least_dims=1,
+    ),
     Case("scatter", _scatter, NUMBERS, least_dims=1, empty=False),
-    Case("scatter_value", lambda r, x: x.scatter(-1, indices(r, x, tuple(x.shape), x.size(-1)), 7), NUMBERS, least_dims=1, empty=False),
-    Case("scatter_add", lambda r, x: x.scatter_add(-1, indices(r, x, tuple(x.shape), x.size(-1)), like(r, x)), NUMBERS, least_dims=1, empty=False),
+    Case(
+        "scatter_value",
+        lambda r, x: x.scatter(-1, indices(r, x, tuple(x.shape), x.size(-1)), 7),
+        NUMBERS,
+        least_dims=1,
+        empty=False,
+    ),
+    Case(
+        "scatter_add",
+        lambda r, x: x.scatter_add(-1, indices(r, x, tuple(x.shape), x.size(-1)), like(r, x)),
+        NUMBERS,
+        least_dims=1,
+        empty=False,
+    ),
     Case("masked_fill", lambda r, x: x.masked_fill(mask(r, x), 2), ALL),
     Case("masked_fill_", lambda r, x: x.clone().masked_fill_(mask(r, x), -1), NUMBERS),
     Case("masked_select", lambda r, x: x.masked_select(mask(r, x)), ALL),
@@ -246,14 +351,27 @@ INDEXING = [
     Case("nonzero", lambda r, x: x.nonzero(), ALL),
     Case("nonzero_tuple", lambda r, x: x.nonzero(as_tuple=True), ALL, least_dims=1),
     Case("where_indices", lambda r, x: torch.where(x > 0), FLOATS, least_dims=1),
-    Case("embedding", lambda r, x: F.embedding(indices(r, x, (2, 3), x.size(0)), x), FLOATS, least_dims=2, most_dims=2, empty=False),
+    Case(
+        "embedding",
+        lambda r, x: F.embedding(indices(r, x, (2, 3), x.size(0)), x),
+        FLOATS,
+        least_dims=2,
+        most_dims=2,
+        empty=False,
+    ),
     Case("one_hot", lambda r, x: F.one_hot(x.abs(), 8), (torch.int64,)),
 ]
 
 SHAPING = [
     Case("cat", lambda r, x: torch.cat([x, like(r, x), x], 0), ALL, least_dims=1),
     Case("cat_last", lambda r, x: torch.cat([x, x], -1), ALL, least_dims=1),
-    Case("cat_with_empty", lambda r, x: torch.cat([x.new_empty((0,)), x], 0), NUMBERS, least_dims=1, most_dims=1),
+    Case(
+        "cat_with_empty",
+        lambda r, x: torch.cat([x.new_empty((0,)), x], 0),
+        NUMBERS,
+        least_dims=1,
+        most_dims=1,
+    ),
     Case("stack", lambda r, x: torch.stack([x, like(r, x)], r.randint(0, x.dim())), ALL),
     Case("split", lambda r, x: torch.split(x, 2, -1), ALL, least_dims=1, empty=False),
     Case("chunk", lambda r, x: x.chunk(2, 0), ALL, least_dims=1, empty=False),
@@ -262,7 +380,13 @@ SHAPING = [
     Case("tile", lambda r, x: x.tile(2), ALL),
     Case("expand", lambda r, x: x.expand(3, *x.shape).contiguous(), ALL),
     Case("repeat_interleave", lambda r, x: x.repeat_interleave(2), NUMBERS),
-    Case("repeat_interleave_dim", lambda r, x: x.repeat_interleave(3, 0), NUMBERS, least_dims=1, empty=False),
+    Case(
+        "repeat_interleave_dim",
+        lambda r, x: x.repeat_interleave(3, 0),
+        NUMBERS,
+        least_dims=1,
+        empty=False,
+    ),
     Case(
         "repeat_interleave_tensor",
         lambda r, x: x.repeat_interleave(indices(r, x, (x.size(0),), 4), 0),
@@ -282,7 +406,14 @@ SHAPING = [
     Case("zeros_like", lambda r, x: torch.zeros_like(x), ALL),
     Case("ones_like", lambda r, x: torch.ones_like(x), ALL),
     Case("fill_", lambda r, x: x.clone().fill_(3), NUMBERS),
-    Case("fill_diagonal_", lambda r, x: x.contiguous().fill_diagonal_(1), FLOATS, least_dims=2, most_dims=2, empty=False),
+    Case(
+        "fill_diagonal_",
+        lambda r, x: x.contiguous().fill_diagonal_(1),
+        FLOATS,
+        least_dims=2,
+        most_dims=2,
+        empty=False,
+    ),
     Case("trace", lambda r, x: x.trace(), (torch.float32,), least_dims=2, most_dims=2, empty=False),
 ]
 
@@ -299,28 +430,121 @@ LINEAR = [
     Case("bmm", lambda r, x: torch.bmm(*_matrices(r, x)), least_dims=3, most_dims=3),
     Case("mv", lambda r, x: x.mv(like(r, x, (x.size(1),))), least_dims=2, most_dims=2, empty=False),
     Case("dot", lambda r, x: x.dot(like(r, x)), (torch.float32,), least_dims=1, most_dims=1),
-    Case("outer", lambda r, x: x.outer(x), (torch.float32,), least_dims=1, most_dims=1, empty=False),
-    Case("addmm", lambda r, x: torch.addmm(like(r, x, (3,)), *_matrices(r, x), beta=0.5, alpha=2), least_dims=2, most_dims=2, empty=False),
-    Case("baddbmm", lambda r, x: torch.baddbmm(like(r, x, (1, 1, 3)), *_matrices(r, x)), least_dims=3, most_dims=3, empty=False),
-    Case("linear", lambda r, x: F.linear(x, like(r, x, (4, x.size(-1)))), least_dims=2, empty=False),
-    Case("linear_bias", lambda r, x: F.linear(x, like(r, x, (4, x.size(-1))), like(r, x, (4,))), least_dims=2, empty=False),
-    Case("einsum", lambda r, x: torch.einsum("ij,kj->ik", x, x), least_dims=2, most_dims=2, empty=False),
-    Case("layer_norm", lambda r, x: F.layer_norm(x, x.shape[-1:], like(r, x, x.shape[-1:]), like(r, x, x.shape[-1:])), least_dims=1),
+    Case(
+        "outer", lambda r, x: x.outer(x), (torch.float32,), least_dims=1, most_dims=1, empty=False
+    ),
+    Case(
+        "addmm",
+        lambda r, x: torch.addmm(like(r, x, (3,)), *_matrices(r, x), beta=0.5, alpha=2),
+        least_dims=2,
+        most_dims=2,
+        empty=False,
+    ),
+    Case(
+        "baddbmm",
+        lambda r, x: torch.baddbmm(like(r, x, (1, 1, 3)), *_matrices(r, x)),
+        least_dims=3,
+        most_dims=3,
+        empty=False,
+    ),
+    Case(
+        "linear", lambda r, x: F.linear(x, like(r, x, (4, x.size(-1)))), least_dims=2, empty=False
+    ),
+    Case(
+        "linear_bias",
+        lambda r, x: F.linear(x, like(r, x, (4, x.size(-1))), like(r, x, (4,))),
+        least_dims=2,
+        empty=False,
+    ),
+    Case(
+        "einsum",
+        lambda r, x: torch.einsum("ij,kj->ik", x, x),
+        least_dims=2,
+        most_dims=2,
+        empty=False,
+    ),
+    Case(
+        "layer_norm",
+        lambda r, x: F.layer_norm(
+            x, x.shape[-1:], like(r, x, x.shape[-1:]), like(r, x, x.shape[-1:])
+        ),
+        least_dims=1,
+    ),
     Case("layer_norm_plain", lambda r, x: F.layer_norm(x, x.shape[-1:]), least_dims=1),
-    Case("group_norm", lambda r, x: F.group_norm(x.repeat(1, 2, *([3] * (x.dim() - 2))), 2), (torch.float32,), least_dims=3, empty=False),
-    Case("conv1d", lambda r, x: F.conv1d(x, like(r, x, (2, x.size(1), 3)), padding=1), (torch.float32,), least_dims=3, most_dims=3, empty=False),
-    Case("conv2d", lambda r, x: F.conv2d(x, like(r, x, (2, x.size(1), 1, 1)), like(r, x, (2,))), (torch.float32,), least_dims=4, empty=False),
-    Case("avg_pool2d", lambda r, x: F.avg_pool2d(x, 2, padding=1), (torch.float32,), least_dims=4, empty=False),
-    Case("max_pool2d", lambda r, x: F.max_pool2d(x, 2, padding=1), (torch.float32,), least_dims=4, empty=False),
-    Case("interpolate", lambda r, x: F.interpolate(x, (3, 7), mode="bilinear"), (torch.float32,), least_dims=4, empty=False),
+    Case(
+        "group_norm",
+        lambda r, x: F.group_norm(x.repeat(1, 2, *([3] * (x.dim() - 2))), 2),
+        (torch.float32,),
+        least_dims=3,
+        empty=False,
+    ),
+    Case(
+        "conv1d",
+        lambda r, x: F.conv1d(x, like(r, x, (2, x.size(1), 3)), padding=1),
+        (torch.float32,),
+        least_dims=3,
+        most_dims=3,
+        empty=False,
+    ),
+    Case(
+        "conv2d",
+        lambda r, x: F.conv2d(x, like(r, x, (2, x.size(1), 1, 1)), like(r, x, (2,))),
+        (torch.float32,),
+        least_dims=4,
+        empty=False,
+    ),
+    Case(
+        "avg_pool2d",
+        lambda r, x: F.avg_pool2d(x, 2, padding=1),
+        (torch.float32,),
+        least_dims=4,
+        empty=False,
+    ),
+    Case(
+        "max_pool2d",
+        lambda r, x: F.max_pool2d(x, 2, padding=1),
+        (torch.float32,),
+        least_dims=4,
+        empty=False,
+    ),
+    Case(
+        "interpolate",
+        lambda r, x: F.interpolate(x, (3, 7), mode="bilinear"),
+        (torch.float32,),
+        least_dims=4,
+        empty=False,
+    ),
 ]
 
 LOSSES = [
     Case("mse_loss", lambda r, x: F.mse_loss(x, like(r, x)), empty=False),
-    Case("l1_loss", lambda r, x: F.l1_loss(x, like(r, x), reduction="sum"), (torch.float32,), empty=False),
-    Case("smooth_l1_loss", lambda r, x: F.smooth_l1_loss(x, like(r, x)), (torch.float32,), empty=False),
-    Case("kl_div", lambda r, x: F.kl_div(x.log_softmax(-1), x.softmax(-1), reduction="sum"), (torch.float32,), least_dims=1, empty=False),
-    Case("cross_entropy", lambda r, x: F.cross_entropy(x, indices(r, x, (x.size(0),), x.size(1))), (torch.float32,), least_dims=2, most_dims=2, empty=False),
+    Case(
+        "l1_loss",
+        lambda r, x: F.l1_loss(x, like(r, x), reduction="sum"),
+        (torch.float32,),
+        empty=False,
+    ),
+    Case(
+        "smooth_l1_loss",
+        lambda r, x: F.smooth_l1_loss(x, like(r, x)),
+        (torch.float32,),
+        empty=False,
+    ),
+    Case(
+        "kl_div",
+        lambda r, x: F.kl_div(x.log_softmax(-1), x.softmax(-1), reduction="sum"),
+        (torch.float32,),
+        least_dims=1,
+        empty=False,
+    ),
+    Case(
+        "cross_entropy",
+        lambda r, x: F.cross_entropy(x, indices(r, x, (x.size(0),), x.size(1))),
+        (torch.float32,),
+        least_dims=2,
+        most_dims=2,
+        empty=False,
+    ),
     Case(
         "binary_cross_entropy_with_logits",
         lambda r, x: F.binary_cross_entropy_with_logits(x, torch.sigmoid(like(r, x))),

@@ -1,4 +1,4 @@
-"""Refuses to test another CANN than cannsim, and sets hypothesis up: profiles quick and thorough."""
+"""Refuses to test another CANN than cannsim; sets up hypothesis (profiles quick and full)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-# An operator's error is raised at its own call, not at a later one, and does not end torch-npu's
-# task queue: one failing test leaves the others alone. The other modes are tested in processes of
-# their own (test_processes.py). torch-npu reads this when it is imported.
-os.environ["TASK_QUEUE_ENABLE"] = "0"
-
 hypothesis.settings.register_profile(
     "quick",
     max_examples=10,
@@ -21,12 +16,12 @@ hypothesis.settings.register_profile(
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 hypothesis.settings.register_profile(
-    "thorough",
+    "full",
     max_examples=500,
     deadline=None,
     suppress_health_check=list(hypothesis.HealthCheck),
 )
-hypothesis.settings.load_profile(os.environ.get("CANNSIM_TEST_PROFILE", "quick"))
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,11 +37,26 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"these tests need the simulated NPU: {error}. {how}") from None
 
 
-@pytest.fixture(autouse=True)
-def first_device() -> Iterator[None]:
-    """Every test starts on device 0 and leaves nothing running."""
+@pytest.fixture(scope="session")
+def no_task_queue() -> None:
+    """An operator's error is raised at its own call, not at a later one, and does not end
+    torch-npu's task queue: one failing test leaves the others alone. The other modes are tested
+    in processes of their own (test_processes.py).
+    """
     import torch
     import torch_npu  # noqa: F401
+
+    # torch-npu reads the variable once, when it first uses a device.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TASK_QUEUE_ENABLE", "0")
+        torch.npu.set_device(0)
+        torch.zeros(1, device="npu")
+
+
+@pytest.fixture(autouse=True)
+def first_device(no_task_queue: None) -> Iterator[None]:
+    """Every test starts on device 0 and leaves nothing running."""
+    import torch
 
     torch.npu.set_device(0)
     yield

@@ -1,4 +1,4 @@
-"""Tensors for the tests: drawn shapes and layouts, the same on both devices, and how near is equal."""
+"""Tensors for the tests: drawn shapes and layouts, alike on both devices; how near is equal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ units in the last place (2**-23, 2**-10, 2**-7), times the few dozen terms of th
 @dataclass(frozen=True)
 class Layout:
     """How a tensor lies in its storage: ``make`` turns a dense tensor of ``grow(shape)`` into a
-    view of ``shape`` that is not dense."""
+    view of ``shape`` that is not dense.
+    """
 
     name: str
     grow: Callable[[tuple[int, ...]], tuple[int, ...]]
@@ -51,14 +52,17 @@ LAYOUTS = (
         lambda s: (*s[:-1], 2 * s[-1]) if s else s,
         lambda t, s: t[..., ::2] if s else t,
     ),
-    Layout("offset", lambda s: (s[0] + 2, *s[1:]) if s else (3,), lambda t, s: t[2:] if s else t[1]),
+    Layout(
+        "offset", lambda s: (s[0] + 2, *s[1:]) if s else (3,), lambda t, s: t[2:] if s else t[1]
+    ),
     Layout("expanded", lambda s: (1, *s[1:]) if s else s, _expanded),
 )
 
 
 def fill(shape: tuple[int, ...], dtype: torch.dtype, domain: str, seed: int) -> torch.Tensor:
     """Values of ``domain`` (any, positive, unit: in (-1, 1), open: in (0, 1), small: integers of
-    few bits) on the CPU."""
+    few bits) on the CPU.
+    """
     generator = torch.Generator().manual_seed(seed)
     if dtype == torch.bool:
         return torch.randint(0, 2, shape, generator=generator).to(torch.bool)
@@ -137,7 +141,11 @@ def axes(random: Random, x: torch.Tensor) -> list[int]:
 
 
 def indices(
-    random: Random, x: torch.Tensor, shape: tuple[int, ...], below: int, dtype: torch.dtype = torch.int64
+    random: Random,
+    x: torch.Tensor,
+    shape: tuple[int, ...],
+    below: int,
+    dtype: torch.dtype = torch.int64,
 ) -> torch.Tensor:
     """Valid indices into a dimension of ``below`` elements, on x's device."""
     values = [random.randrange(below) for _ in range(math.prod(shape))]
@@ -151,4 +159,6 @@ def mask(random: Random, x: torch.Tensor) -> torch.Tensor:
 
 def like(random: Random, x: torch.Tensor, shape: tuple[int, ...] | None = None) -> torch.Tensor:
     """Another tensor of x's dtype and device."""
-    return fill(tuple(x.shape) if shape is None else shape, x.dtype, "any", random.randrange(999)).to(x.device)
+    return fill(
+        tuple(x.shape) if shape is None else shape, x.dtype, "any", random.randrange(999)
+    ).to(x.device)

@@ -1,4 +1,4 @@
-"""Fused inference attention against a plain formula: layouts, paging, masks, and what it refuses."""
+"""Fused inference attention against a plain formula: layouts, paging, masks, refusals."""
 
 from __future__ import annotations
 
@@ -29,11 +29,16 @@ def mask() -> torch.Tensor:
 
 
 def attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float, window: int | None = None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scale: float,
+    window: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One sequence, causal from the right lower corner, in float32. query: [rows, heads, D];
     key, value: [length, key heads, D]. ``window``: how many keys before its own a row sees.
-    Returns the output [rows, heads, D] and the log-sum-exp of the scores [rows, heads]."""
+    Returns the output [rows, heads, D] and the log-sum-exp of the scores [rows, heads].
+    """
     rows, heads, _ = query.shape
     length, key_heads, _ = key.shape
     out, lse = torch.empty(rows, heads, value.size(2)), torch.empty(rows, heads)
@@ -54,11 +59,10 @@ def near(got: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(got.cpu(), expected.to(got.dtype), rtol=rtol, atol=atol)
 
 
-def paged(
-    parts: Sequence[torch.Tensor], seed: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
+def paged(parts: Sequence[torch.Tensor], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """A cache [blocks, BLOCK, key heads * D] that holds the sequences in shuffled blocks, rubbish
-    elsewhere, and the block table [sequences, blocks of the longest]."""
+    elsewhere, and the block table [sequences, blocks of the longest].
+    """
     pages = [math.ceil(part.size(0) / BLOCK) for part in parts]
     free = torch.randperm(sum(pages) + 2, generator=torch.Generator().manual_seed(seed)).tolist()
     width = parts[0].size(1) * parts[0].size(2)
@@ -76,13 +80,24 @@ class Batch:
     """Sequences of (new rows, length with the rows): queries, keys and values of each."""
 
     def __init__(
-        self, lengths: Sequence[tuple[int, int]], heads: int, key_heads: int, dtype: torch.dtype, seed: int = 0
+        self,
+        lengths: Sequence[tuple[int, int]],
+        heads: int,
+        key_heads: int,
+        dtype: torch.dtype,
+        seed: int = 0,
     ) -> None:
         self.lengths, self.heads, self.key_heads = lengths, heads, key_heads
         self.scale = D**-0.5
-        self.queries = [fill((r, heads, D), dtype, "any", seed + i) for i, (r, _) in enumerate(lengths)]
-        self.keys = [fill((n, key_heads, D), dtype, "any", seed + 50 + i) for i, (_, n) in enumerate(lengths)]
-        self.values = [fill((n, key_heads, D), dtype, "any", seed + 90 + i) for i, (_, n) in enumerate(lengths)]
+        self.queries = [
+            fill((r, heads, D), dtype, "any", seed + i) for i, (r, _) in enumerate(lengths)
+        ]
+        self.keys = [
+            fill((n, key_heads, D), dtype, "any", seed + 50 + i) for i, (_, n) in enumerate(lengths)
+        ]
+        self.values = [
+            fill((n, key_heads, D), dtype, "any", seed + 90 + i) for i, (_, n) in enumerate(lengths)
+        ]
 
     def expected(self, window: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Packed over the sequences."""
@@ -196,7 +211,9 @@ class TestPaged:
         """[blocks, heads, block, D] instead of [blocks, block, heads * D]."""
         batch = Batch(MIXES["mixed"], 4, 2, torch.float16)
         (keys, table), (values, _) = paged(batch.keys), paged(batch.values)
-        keys, values = (x.view(-1, BLOCK, 2, D).transpose(1, 2).contiguous() for x in (keys, values))
+        keys, values = (
+            x.view(-1, BLOCK, 2, D).transpose(1, 2).contiguous() for x in (keys, values)
+        )
         got, _ = torch_npu.npu_fused_infer_attention_score(
             torch.cat(batch.queries).npu(),
             keys.npu(),
@@ -237,7 +254,10 @@ class TestContiguous:
     def test_causal(self, layout: str, dtype: torch.dtype, mask: torch.Tensor) -> None:
         batch = Batch([(6, 6), (6, 6)], 4, 2, dtype)
         got, _ = torch_npu.npu_fused_infer_attention_score(
-            *(laid_out(torch.stack(x), layout).npu() for x in (batch.queries, batch.keys, batch.values)),
+            *(
+                laid_out(torch.stack(x), layout).npu()
+                for x in (batch.queries, batch.keys, batch.values)
+            ),
             atten_mask=mask,
             input_layout=layout,
             sparse_mode=2,
@@ -249,11 +269,17 @@ class TestContiguous:
     def test_without_a_mask_every_key_is_seen(self, layout: str) -> None:
         batch = Batch([(3, 9)], 2, 1, torch.float16)
         got, _ = torch_npu.npu_fused_infer_attention_score(
-            *(laid_out(torch.stack(x), layout).npu() for x in (batch.queries, batch.keys, batch.values)),
+            *(
+                laid_out(torch.stack(x), layout).npu()
+                for x in (batch.queries, batch.keys, batch.values)
+            ),
             input_layout=layout,
             **batch.numbers(),
         )
-        rows = [attend(q[None], batch.keys[0], batch.values[0], batch.scale)[0] for q in batch.queries[0]]
+        rows = [
+            attend(q[None], batch.keys[0], batch.values[0], batch.scale)[0]
+            for q in batch.queries[0]
+        ]
         near(got, laid_out(torch.cat(rows)[None], layout))
 
     def test_a_mask_of_ones_own(self) -> None:
@@ -261,7 +287,10 @@ class TestContiguous:
         batch = Batch([(4, 4)], 2, 2, torch.float16)
         hidden = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]]).bool()
         got, _ = torch_npu.npu_fused_infer_attention_score(
-            *(laid_out(torch.stack(x), "BNSD").npu() for x in (batch.queries, batch.keys, batch.values)),
+            *(
+                laid_out(torch.stack(x), "BNSD").npu()
+                for x in (batch.queries, batch.keys, batch.values)
+            ),
             atten_mask=hidden.npu(),
             input_layout="BNSD",
             **batch.numbers(),
@@ -277,7 +306,9 @@ class TestContiguous:
 class TestRefusals:
     """Each error of torch-npu contains the simulator's message."""
 
-    def refused(self, message: str, batch: Batch, mask: torch.Tensor | None, **more: object) -> None:
+    def refused(
+        self, message: str, batch: Batch, mask: torch.Tensor | None, **more: object
+    ) -> None:
         with pytest.raises(RuntimeError, match=message):
             batch.run_paged(mask, **more)  # type: ignore[arg-type]
         torch.npu.synchronize()
@@ -292,7 +323,9 @@ class TestRefusals:
 
     @pytest.mark.parametrize("size", [7, 1024])
     def test_block_sizes(self, size: int, batch: Batch, mask: torch.Tensor) -> None:
-        self.refused(f"a block size of {size}; it must be a multiple of 16", batch, mask, block_size=size)
+        self.refused(
+            f"a block size of {size}; it must be a multiple of 16", batch, mask, block_size=size
+        )
 
     def test_a_missing_mask(self, batch: Batch) -> None:
         self.refused("sparse mode 3 needs an attention mask of 2048 x 2048", batch, None)
@@ -302,7 +335,9 @@ class TestRefusals:
         self.refused("needs an attention mask of 2048 x 2048", batch, small)
 
     def test_heads_that_are_no_multiple(self, batch: Batch, mask: torch.Tensor) -> None:
-        self.refused("must be a multiple of the number of key heads", batch, mask, num_key_value_heads=3)
+        self.refused(
+            "must be a multiple of the number of key heads", batch, mask, num_key_value_heads=3
+        )
 
     def test_a_layout_that_is_not_simulated(self, batch: Batch, mask: torch.Tensor) -> None:
         self.refused("layout", batch, mask, input_layout="SBH")

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from cannsim.environment import LIBRARIES
 
 CANNSIM = str(Path(sys.executable).with_name("cannsim"))
@@ -51,7 +50,9 @@ class TestEnv:
         assert json.loads(cannsim("env", "--json", **first).stdout) == first
 
     def test_extensions_and_memory_are_passed_on(self) -> None:
-        ran = cannsim("env", "--json", "--device-memory", "1073741824", "--extension", "float32-attention")
+        ran = cannsim(
+            "env", "--json", "--device-memory", "1073741824", "--extension", "float32-attention"
+        )
         made = json.loads(ran.stdout)
         assert made["CANNSIM_DEVICE_MEMORY"] == "1073741824"
         assert made["CANNSIM_EXTENSIONS"] == "float32-attention"
@@ -69,7 +70,9 @@ class TestRefusals:
             (("--extension", "float32"), "did you mean float32-attention?"),
         ],
     )
-    def test_a_setting_that_cannot_be_honoured(self, arguments: tuple[str, ...], message: str) -> None:
+    def test_a_setting_that_cannot_be_honoured(
+        self, arguments: tuple[str, ...], message: str
+    ) -> None:
         for command in (("env",), ("run",)):
             ran = cannsim(*command, *arguments, *(("--", "true") if command == ("run",) else ()))
             assert ran.returncode == 2
@@ -95,7 +98,11 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [
-            ("CANNSIM_CHIP", "Ascend310", "CANNSIM_CHIP=Ascend310 is not a profile; known: Ascend910B1"),
+            (
+                "CANNSIM_CHIP",
+                "Ascend310",
+                "CANNSIM_CHIP=Ascend310 is not a profile; known: Ascend910B1",
+            ),
             ("CANNSIM_CANN", "7.0", "CANNSIM_CANN=7.0 is not a profile"),
             ("CANNSIM_DEVICES", "many", "CANNSIM_DEVICES=many is not a whole number from 1 to 64"),
             ("CANNSIM_DEVICE_MEMORY", "5", "is not a whole number from 1048576"),
@@ -103,10 +110,17 @@ class TestRefusals:
     )
     def test_the_libraries_refuse_too(self, name: str, value: str, message: str) -> None:
         """A variable set by hand, without the command."""
-        call = "import ctypes; ctypes.CDLL('libascendcl.so').aclrtGetDeviceCount(ctypes.byref(ctypes.c_uint32()))"
+        call = (
+            "import ctypes; count = ctypes.c_uint32();"
+            "ctypes.CDLL('libascendcl.so').aclrtGetDeviceCount(ctypes.byref(count))"
+        )
         environment = os.environ | {name: value}
         ran = subprocess.run(
-            [sys.executable, "-S", "-c", call], env=environment, capture_output=True, text=True, check=False
+            [sys.executable, "-S", "-c", call],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert ran.returncode == 2
         assert message in ran.stderr
@@ -135,7 +149,9 @@ class TestInfo:
 
     def test_json_lists_operators_and_the_sources_of_figures(self) -> None:
         made = json.loads(cannsim("info", "--json").stdout)
-        assert {"aclnnAdd", "aclnnRmsNorm", "aclnnFusedInferAttentionScoreV5"} <= set(made["operators"])
+        assert {"aclnnAdd", "aclnnRmsNorm", "aclnnFusedInferAttentionScoreV5"} <= set(
+            made["operators"]
+        )
         assert made["operators"] == sorted(set(made["operators"]))
         for chip in made["chips"].values():
             assert all(figure["source"] for figure in chip.values() if isinstance(figure, dict))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 import torch_npu
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn import functional as F  # noqa: N812
 
 from simulator.tests.tensors import FLOATS, TOLERANCES, fill, shapes
 
@@ -18,7 +18,9 @@ def near(got: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(got.cpu(), expected.to(got.dtype), rtol=rtol, atol=atol)
 
 
-def values(shape: tuple[int, ...], dtype: torch.dtype, seed: int, domain: str = "any") -> torch.Tensor:
+def values(
+    shape: tuple[int, ...], dtype: torch.dtype, seed: int, domain: str = "any"
+) -> torch.Tensor:
     return fill(shape, dtype, domain, seed)
 
 
@@ -28,7 +30,9 @@ def rms(x: torch.Tensor, gamma: torch.Tensor, epsilon: float) -> torch.Tensor:
 
 
 class TestNormalisation:
-    @given(shape=shapes(least=1, empty=False), dtype=st.sampled_from(FLOATS), seed=st.integers(0, 99))
+    @given(
+        shape=shapes(least=1, empty=False), dtype=st.sampled_from(FLOATS), seed=st.integers(0, 99)
+    )
     def test_rms_norm(self, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> None:
         x, gamma = values(shape, dtype, seed), values(shape[-1:], dtype, seed + 1)
         got, rstd = torch_npu.npu_rms_norm(x.npu(), gamma.npu(), 1e-5)
@@ -36,14 +40,22 @@ class TestNormalisation:
         expected = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + 1e-5)
         torch.testing.assert_close(rstd.cpu().reshape(expected.shape), expected)
 
-    @given(shape=shapes(least=2, empty=False), dtype=st.sampled_from(FLOATS), seed=st.integers(0, 99))
+    @given(
+        shape=shapes(least=2, empty=False), dtype=st.sampled_from(FLOATS), seed=st.integers(0, 99)
+    )
     def test_add_rms_norm(self, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> None:
-        x, y, gamma = values(shape, dtype, seed), values(shape, dtype, seed + 1), values(shape[-1:], dtype, seed + 2)
+        x, y, gamma = (
+            values(shape, dtype, seed),
+            values(shape, dtype, seed + 1),
+            values(shape[-1:], dtype, seed + 2),
+        )
         got, _, total = torch_npu.npu_add_rms_norm(x.npu(), y.npu(), gamma.npu(), 1e-6)
         near(got, rms(x.float() + y.float(), gamma.float(), 1e-6))
         near(total, x.float() + y.float())
 
-    @given(shape=shapes(least=1, empty=False), dtype=st.sampled_from(FLOATS), seed=st.integers(0, 99))
+    @given(
+        shape=shapes(least=1, empty=False), dtype=st.sampled_from(FLOATS), seed=st.integers(0, 99)
+    )
     def test_gemma_rms_norm_scales_by_one_plus_gamma(
         self, shape: tuple[int, ...], dtype: torch.dtype, seed: int
     ) -> None:
@@ -59,7 +71,9 @@ class TestNormalisation:
 
 
 class TestGates:
-    @given(shape=shapes(least=1, empty=False), dtype=st.sampled_from(FLOATS), seed=st.integers(0, 99))
+    @given(
+        shape=shapes(least=1, empty=False), dtype=st.sampled_from(FLOATS), seed=st.integers(0, 99)
+    )
     def test_swiglu(self, shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> None:
         x = values((*shape[:-1], 2 * shape[-1]), dtype, seed)
         left, right = x.float().chunk(2, -1)
@@ -179,7 +193,9 @@ class TestCacheWrites:
         key = values((3, 1, 4), torch.float16, 1)
         caches = [torch.zeros(2, 16, 1, 4, dtype=torch.float16, device="npu") for _ in range(2)]
         slots = torch.tensor([4, -1, 9], dtype=torch.int32)
-        torch_npu.npu_scatter_pa_kv_cache(key.npu(), key.npu(), *caches, slots.npu(), cache_mode="Norm")
+        torch_npu.npu_scatter_pa_kv_cache(
+            key.npu(), key.npu(), *caches, slots.npu(), cache_mode="Norm"
+        )
         for cache in caches:
             flat = cache.cpu().view(-1, 4)
             assert torch.equal(flat[[4, 9]], key[[0, 2], 0])

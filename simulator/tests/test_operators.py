@@ -35,7 +35,8 @@ def test_agrees_with_aten(case: Case, data: st.DataObject) -> None:
     dtype = data.draw(st.sampled_from(case.dtypes))
     made = [data.draw(recipes(shape, dtype, case.domain))]
     for _ in range(case.operands - 1):
-        made.append(data.draw(recipes(data.draw(broadcast_shape(shape)), dtype, case.domain)))
+        other = data.draw(broadcast_shape(shape))
+        made.append(data.draw(recipes(other, dtype, case.domain)))
     compare(case, made, data.draw(st.integers(0, 999)))
 
 
@@ -83,8 +84,12 @@ def test_copies_between_any_two_layouts(where: str, data: st.DataObject) -> None
     shape = data.draw(shapes())
     dtype, other = (data.draw(st.sampled_from(ALL)) for _ in range(2))
     source = data.draw(recipes(shape, dtype, "positive"))
-    target = data.draw(recipes(shape, other, "positive").filter(lambda r: r.layout.name != "expanded"))
-    devices = {"to_npu": ("cpu", "npu"), "from_npu": ("npu", "cpu"), "within": ("npu", "npu")}[where]
+    target = data.draw(
+        recipes(shape, other, "positive").filter(lambda r: r.layout.name != "expanded")
+    )
+    devices = {"to_npu": ("cpu", "npu"), "from_npu": ("npu", "cpu"), "within": ("npu", "npu")}[
+        where
+    ]
     expected = target.on("cpu").copy_(source.on("cpu"))
     got = target.on(devices[1]).copy_(source.on(devices[0]))
     assert torch.equal(got.cpu(), expected)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from cannsim import counters
 
 ROOT = Path(__file__).parents[2]
@@ -52,7 +51,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def processes(folder: Path) -> Iterator[dict[str, Process]]:
     """All of them, two at a time: most of each is the import of torch. `failure` comes last in its
-    process: torch-npu does not go on after it."""
+    process: torch-npu does not go on after it.
+    """
     plans: dict[str, Callable[[], Process]] = {
         "old": lambda: Process(
             "identity failure",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
+from torch.nn import functional as F  # noqa: N812
 
 N = 20_000
 MEAN_OF = 6 / N**0.5
@@ -18,7 +18,11 @@ DRAWS: dict[str, tuple[Draw, float, float]] = {
     "randn": (lambda: torch.randn(N, device="npu"), 0, 1),
     "randn_bfloat16": (lambda: torch.randn(N, device="npu", dtype=torch.bfloat16), 0, 1),
     "normal_": (lambda: torch.empty(N, device="npu").normal_(3, 2), 3, 4),
-    "normal_of_tensors": (lambda: torch.normal(torch.ones(N, device="npu"), torch.ones(N, device="npu")), 1, 1),
+    "normal_of_tensors": (
+        lambda: torch.normal(torch.ones(N, device="npu"), torch.ones(N, device="npu")),
+        1,
+        1,
+    ),
     "uniform_": (lambda: torch.empty(N, device="npu").uniform_(-1, 3), 1, 16 / 12),
     "exponential_": (lambda: torch.empty(N, device="npu").exponential_(2), 1 / 2, 1 / 4),
     "randint": (lambda: torch.randint(0, 7, (N,), device="npu"), 3, 4),

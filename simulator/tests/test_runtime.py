@@ -9,8 +9,8 @@ import threading
 import pytest
 import torch
 import torch_npu  # noqa: F401
-
 from cannsim import counters
+
 from simulator.tests.acl import SUCCESS, Gate, runtime, stream_is_idle
 
 MIB = 1 << 20
@@ -319,11 +319,22 @@ class TestArguments:
         library.aclCreateTensor.restype = ctypes.c_void_p
         sizes, strides = (ctypes.c_int64 * 1)(4), (ctypes.c_int64 * 1)(-1)
         tensor = library.aclCreateTensor(
-            sizes, ctypes.c_uint64(1), 0, strides, ctypes.c_int64(3), 2, sizes, ctypes.c_uint64(1), ctypes.c_void_p(x.data_ptr())
+            sizes,
+            ctypes.c_uint64(1),
+            0,
+            strides,
+            ctypes.c_int64(3),
+            2,
+            sizes,
+            ctypes.c_uint64(1),
+            ctypes.c_void_p(x.data_ptr()),
         )
         size, executor = ctypes.c_uint64(), ctypes.c_void_p()
         code = library.aclnnAbsGetWorkspaceSize(
-            ctypes.c_void_p(tensor), ctypes.c_void_p(tensor), ctypes.byref(size), ctypes.byref(executor)
+            ctypes.c_void_p(tensor),
+            ctypes.c_void_p(tensor),
+            ctypes.byref(size),
+            ctypes.byref(executor),
         )
         runtime.aclGetRecentErrMsg.restype = ctypes.c_char_p
         assert code == 161002  # ACLNN_ERR_PARAM_INVALID
