@@ -201,6 +201,12 @@ class TestCacheWrites:
             assert torch.equal(flat[[4, 9]], key[[0, 2], 0])
             assert flat.count_nonzero().item() == key[[0, 2]].count_nonzero().item()
 
+    def test_another_cache_layout_is_refused_at_the_call(self) -> None:
+        key, cache = torch.zeros(1, 1, 16), torch.zeros(2, 16, 1, 16, device="npu")
+        slots = torch.zeros(1, dtype=torch.int32, device="npu")
+        with pytest.raises(RuntimeError, match="cache mode PA_NZ is not simulated; Norm is"):
+            torch_npu.npu_scatter_pa_kv_cache(key.npu(), key.npu(), cache, cache.clone(), slots)
+
     def test_scatter_nd_update(self) -> None:
         x = torch.zeros(4, 3, 2)
         indices = torch.tensor([[0, 1], [3, 2]])

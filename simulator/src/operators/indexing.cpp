@@ -185,10 +185,15 @@ static void write_slots(const Tensor& rows, Tensor& cache, const Tensor& slots) 
     flat.index_copy_(0, long_index(slots.masked_select(valid)), rows.index({valid}));
   }
 }
-OPERATOR(aclnnScatterPaKvCache, const Tensor& key, Tensor& key_cache, const Tensor& slots, const Tensor& value, Tensor& value_cache,
-         const OptionalTensor& compress_lens, const OptionalTensor& compress_offsets, const OptionalTensor& seq_lens, Text cache_mode,
-         Text scatter_mode, OptionalIntArray strides, OptionalIntArray offsets) {
-  TORCH_CHECK(cache_mode == "Norm", "aclnnScatterPaKvCache: cache mode ", cache_mode, " is not simulated; Norm is");
+template <typename Arguments>
+static void check_cache_write(const Arguments& arguments) {
+  const std::string& mode = std::get<8>(arguments).kept;
+  refuse_unless(mode == "Norm", "cache mode " + (mode.empty() ? "(none)" : mode) + " is not simulated; Norm is");
+  refuse_unless(!std::get<5>(arguments).kept.present && !std::get<6>(arguments).kept.present, "compression of the cache is not simulated");
+}
+CHECKED_OPERATOR(aclnnScatterPaKvCache, check_cache_write, const Tensor& key, Tensor& key_cache, const Tensor& slots, const Tensor& value,
+                 Tensor& value_cache, const OptionalTensor& compress_lens, const OptionalTensor& compress_offsets,
+                 const OptionalTensor& seq_lens, Text cache_mode, Text scatter_mode, OptionalIntArray strides, OptionalIntArray offsets) {
   write_slots(key, key_cache, slots);
   write_slots(value, value_cache, slots);
 }
