@@ -34,7 +34,11 @@ def _library() -> ctypes.CDLL:
 
 
 def snapshot() -> Counters:
-    """The counters of this process now. Raises NotSimulated."""
+    """The counters of this process now. Raises NotSimulated.
+
+    torch-npu calls CANN from a queue of its own: `torch.npu.synchronize()` first, where the
+    operators before this line are to be among them.
+    """
     library = _library()
     room = library.cannsim_counters(None, 0) + 4096
     buffer = ctypes.create_string_buffer(room)
@@ -43,7 +47,10 @@ def snapshot() -> Counters:
 
 
 def reset() -> None:
-    """Sets the counters of this process to zero; memory in use is kept. Raises NotSimulated."""
+    """Sets the counters of this process to zero; memory in use is kept. Raises NotSimulated.
+
+    What torch-npu still has in its queue is counted after it: see `snapshot`.
+    """
     _library().cannsim_reset_counters()
 
 

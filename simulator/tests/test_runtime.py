@@ -306,6 +306,7 @@ class TestCounters:
 
     def test_reset_starts_again_at_zero(self) -> None:
         torch.ones(2, device="npu").neg_()
+        torch.npu.synchronize()  # torch-npu launches from a queue of its own
         counters.reset()
         made = counters.snapshot()
         assert made["launches"] == {}
