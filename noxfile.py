@@ -138,6 +138,16 @@ def perf(session: nox.Session) -> None:
 
 
 @nox.session
+def accuracy(session: nox.Session) -> None:
+    """Ask models for answers and logprobs, and judge them (-- port|change|baseline do one part)."""
+    env = environment(session)
+    arguments = list(session.posargs)
+    if not arguments or arguments[0] not in ("run", "port", "change", "baseline"):
+        arguments.insert(0, "run")
+    run(session, str(env.python), "-m", "accuracy", *arguments)
+
+
+@nox.session
 def ci(session: nox.Session) -> None:
     """Commands for the people who run the fleet (-- plan prints what would run where)."""
     env = environment(session)
