@@ -14,13 +14,14 @@ TEXTS: tuple[str, ...] = (
     "昇腾处理器上的推理结果应当与参考实现一致，",
     (
         "The ferry leaves the harbour at seven in the morning. It carries letters, bread, two "
-        "bicycles and a dog that belongs to nobody in particular. The captain counts the passengers twice, "
-        "because last spring he left without the schoolteacher, who had to wait on the pier until "
-        "noon. On the island the baker's son waits with a cart. He takes the letters to the post "
-        "office first, then the bread to the inn, and last of all the bicycles to the house behind "
-        "the church, where the two sisters live. They ride along the shore every evening, whatever "
-        "the weather, and when the light of the tower begins to turn they stop and look at the sea "
-        "in silence. One evening the older of the two said that"
+        "bicycles and a dog that belongs to nobody in particular. The captain counts the "
+        "passengers twice, because last spring he left without the schoolteacher, who had to "
+        "wait on the pier until noon. On the island the baker's son waits with a cart. He "
+        "takes the letters to the post office first, then the bread to the inn, and last of "
+        "all the bicycles to the house behind the church, where the two sisters live. They "
+        "ride along the shore every evening, whatever the weather, and when the light of the "
+        "tower begins to turn they stop and look at the sea in silence. One evening the older "
+        "of the two said that"
     ),
 )
 """Prompts of the port gate, the longest of well over 128 tokens with the tokenizers in use."""
