@@ -30,6 +30,7 @@ from ci import (
     shards,
 )
 from ci.errors import CiError, NothingSelectedError, UsageError
+from ci.github import commands as github
 from ci.plan import Job, Plan
 from ci.runners import CellError, Result, Runner
 from ci.runners.simulated import Settings, Simulated
@@ -78,6 +79,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     _add_run(_add_selection(commands.add_parser("e2e", help=text, description=text)))
     text = "print cells as the job matrix of a GitHub workflow, in JSON"
     _add_plan(_add_selection(commands.add_parser("plan", help=text, description=text)))
+    github.add_parsers(commands)
     return parser.parse_args(arguments)
 
 
@@ -162,7 +164,7 @@ def plan_jobs(options: argparse.Namespace) -> int:
     return errors.PASSED
 
 
-COMMANDS = {"e2e": e2e, "plan": plan_jobs}
+COMMANDS = {"e2e": e2e, "plan": plan_jobs, **github.COMMANDS}
 """The commands by name."""
 
 
