@@ -230,15 +230,20 @@ def execute(job: Job, folder: Path, baseline: Record | None, options: argparse.N
         return records.make_error(job.cell, error, runs.tail(log), started, seconds, log)
     seconds = time.monotonic() - clock
     port = judge_measured(measured, job.suite)
-    change = None
+    change, undecided = None, None
     if baseline is not None:
         now = {
             (task, item["hash"]): item["correct"]
             for task, answers in measured["answers"].items()
             for item in answers
         }
-        change = compared(baseline, now, job)
-    return records.make(job.cell, measured, port, change, baseline, started, seconds, log)
+        try:
+            change = compared(baseline, now, job)
+        except MissingBaseline as error:
+            undecided = str(error)  # the answers are kept all the same
+    return records.make(
+        job.cell, measured, port, change, baseline, started, seconds, log, undecided
+    )
 
 
 def judge_measured(measured: dict[str, Any], suite: AccuracySuite) -> Port:
@@ -351,7 +356,7 @@ def _baseline(options: argparse.Namespace) -> int:
 
 def show(record: Record) -> None:
     """Print a record: gates first, then scores."""
-    console = Console()
+    console = Console(soft_wrap=True)
     style = {"passed": "green", "inconclusive": "yellow"}.get(record.verdict, "red")
     console.print(
         f"{record.cell}: {record.verdict} ({record.evidence}, {record.seconds:.0f} s, "

@@ -40,6 +40,7 @@ def make(
     started: datetime,
     seconds: float,
     log: Path,
+    undecided: str | None = None,
 ) -> Record:
     """Return the record of a run that got as far as its gates.
 
@@ -52,6 +53,7 @@ def make(
         started: when the run began.
         seconds: how long it took.
         log: the log of the engine's process.
+        undecided: why the change gate could not judge, although there is a baseline.
     """
     where = measured["platform"]
     reasons = [f"port gate: {reason}" for reason in port.reasons]
@@ -59,6 +61,9 @@ def make(
     if where["platform"] != "npu" or where["weights_on"] != ["npu"]:
         verdict = "failed"
         reasons.append(f"the model did not run on an NPU but on {where['weights_on']}")
+    if undecided is not None:
+        reasons.append(f"change gate: {undecided}")
+        verdict = "inconclusive" if verdict == "passed" else verdict
     if change is not None:
         reasons += [f"change gate: {reason}" for reason in change.reasons]
         if verdict == "passed":

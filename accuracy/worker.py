@@ -170,7 +170,8 @@ def generate(llm: Any) -> list[Generated]:
     from vllm import SamplingParams
 
     tokenizer = llm.get_tokenizer()
-    prompts = [{"prompt_token_ids": tokenizer(text)["input_ids"]} for text in TEXTS]
+    longest = llm.llm_engine.model_config.max_model_len - GENERATED
+    prompts = [{"prompt_token_ids": tokenizer(text)["input_ids"][:longest]} for text in TEXTS]
     params = SamplingParams(
         temperature=0.0,
         max_tokens=GENERATED,

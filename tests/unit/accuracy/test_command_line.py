@@ -210,9 +210,13 @@ def test_the_only_run_cannot_be_its_own_baseline(run: Run) -> None:
     assert "there is no baseline" in told
 
 
-def test_a_baseline_of_other_items_is_an_error(run: Run, worker: Fake) -> None:
+def test_a_baseline_of_other_items_decides_nothing(run: Run, store: Store) -> None:
     run("run", CELL, "--task", "gsm8k")
-    code, _, told = run("run", CELL, "--task", "hellaswag", "--baseline", "latest")
+    code, out, _ = run("run", CELL, "--task", "hellaswag", "--baseline", "latest")
+    assert code == 4
+    assert "answered none of these items" in out
+    assert len(store.records()[-1].samples) == 100
+    code, _, told = run("change", CELL, "--baseline", "latest")
     assert code == 2
     assert "answered none of these items" in told
 
