@@ -28,6 +28,7 @@ from ci import (
     plan,
     records,
     shards,
+    workflows,
 )
 from ci.errors import CiError, NothingSelectedError, UsageError
 from ci.github import commands as github
@@ -79,6 +80,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     _add_run(_add_selection(commands.add_parser("e2e", help=text, description=text)))
     text = "print cells as the job matrix of a GitHub workflow, in JSON"
     _add_plan(_add_selection(commands.add_parser("plan", help=text, description=text)))
+    text = "write .github/workflows from the templates and the runner catalogue"
+    command = commands.add_parser("workflows", help=text, description=text)
+    command.add_argument("--check", action="store_true", help="only tell what differs")
     github.add_parsers(commands)
     return parser.parse_args(arguments)
 
@@ -105,6 +109,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--runner", action="append", metavar="NAME", help="of ci/runners.yaml; may be repeated")
     add("--max-jobs", type=int, default=shards.MAX_JOBS, metavar="N", help="bundle cells above N")
+    add("--harmless-is-fine", action="store_true", help="no job if a change can affect no cell")
     add("--github-output", action="store_true", help="also write it as outputs of a GitHub step")
 
 
@@ -150,21 +155,51 @@ def plan_jobs(options: argparse.Namespace) -> int:
         )
     runners = catalogue.load()
     asked = [catalogue.named(runners, name) for name in options.runner or runners.names[:1]]
-    chosen = choose(options, open_store(options.store), options.jobs or 1)
-    cut = shards.cut(chosen, asked, options.max_jobs)
+    cut: list[shards.Shard] = []
+    try:
+        chosen = choose(options, open_store(options.store), options.jobs or 1)
+        cut = shards.cut(chosen, asked, options.max_jobs)
+    except changes.HarmlessError as error:
+        if not options.harmless_is_fine:
+            raise
+        print(error.happened, file=sys.stderr)
     matrix_json = json.dumps(shards.matrix(cut), separators=(",", ":"))
     if options.github_output:
         outputs.write({"matrix": matrix_json, "jobs": str(len(cut))})
     print(matrix_json)
-    longest = environment.duration(cut[0].estimate)
+    cells = sum(len(shard.jobs) for shard in cut)
+    longest = environment.duration(max((shard.estimate for shard in cut), default=0.0))
     print(
-        f"{len(chosen.jobs)} cells in {len(cut)} jobs, the longest about {longest} after set-up",
+        f"{cells} cells in {len(cut)} jobs, the longest about {longest} after set-up",
         file=sys.stderr,
     )
     return errors.PASSED
 
 
-COMMANDS = {"e2e": e2e, "plan": plan_jobs, **github.COMMANDS}
+def write_workflows(options: argparse.Namespace) -> int:
+    """Generates the workflows, or tells what differs from what would be generated."""
+    made = workflows.generate(catalogue.load())
+    if not options.check:
+        workflows.write(made)
+        print("\n".join(str(path) for path in made))
+        return errors.PASSED
+    different = workflows.differences(made)
+    if different:
+        raise UsageError(
+            "\n".join(different),
+            "a workflow was edited by hand, or a template or ci/runners.yaml changed since",
+            "run `python -m ci workflows`; changes belong into ci/templates",
+        )
+    print(f"{len(made)} generated files are up to date")
+    return errors.PASSED
+
+
+COMMANDS = {
+    "e2e": e2e,
+    "plan": plan_jobs,
+    "workflows": write_workflows,
+    **github.COMMANDS,
+}
 """The commands by name."""
 
 
@@ -195,7 +230,7 @@ def choose(options: argparse.Namespace, store: Store, jobs: int) -> Plan:
     if options.changed_from:
         paths = changes.can_affect(changes.changed(environment.ROOT, options.changed_from))
         if not paths:
-            raise NothingSelectedError(
+            raise changes.HarmlessError(
                 f"nothing that changed since {options.changed_from} can affect a cell",
                 "only documentation changed, or nothing at all",
                 "run `nox -s e2e` without --changed-from to run the smoke selection all the same",

@@ -123,7 +123,8 @@ def records(text: str, origin: str, run_url: str) -> Iterator[Record]:
     Args:
         text: The file's text.
         origin: Its name, for errors.
-        run_url: The address of the run; a record of another run is refused.
+        run_url: The address of the run; a record that names none gets it, and one of another run
+            is refused.
 
     Raises:
         RecordError: It holds no valid records, or those of another run.
@@ -142,7 +143,9 @@ def records(text: str, origin: str, run_url: str) -> Iterator[Record]:
                 f"{origin}: a cell without a record.", "It is a list of cells that did not run."
             )
         record = parse(part, origin)
-        if record.run_url != run_url:
+        if record.run_url is None:
+            record = record.model_copy(update={"run_url": run_url})
+        elif record.run_url != run_url:
             raise RecordError(
                 f"{origin}: the record of {record.cell} is of the run {record.run_url}.",
                 f"It was copied into the artifacts of {run_url}.",

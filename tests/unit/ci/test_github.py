@@ -513,6 +513,14 @@ def test_a_record_of_another_run_is_refused_and_the_others_are_kept(
     assert [r.run_url for r in stored()] == [run["html_url"]]
 
 
+def test_a_record_that_names_no_run_is_of_the_run_that_kept_it(github: State) -> None:
+    run = github.add_run()
+    made = record(run, run_url=None)
+    github.add_artifact(run["id"], "records-001", archive({"a.json": outcome(made)}))
+    assert ingest(run) == ingest(run) == 0
+    assert [r.run_url for r in stored()] == [run["html_url"]]
+
+
 def test_a_store_that_cannot_be_written_is_infrastructure(
     github: State, capsys: pytest.CaptureFixture[str]
 ) -> None:
