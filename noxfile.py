@@ -102,13 +102,18 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, types, the import rules and the plugin's size; nothing is changed."""
+    """Check style, types, the import rules, the plugin's size and the workflows; change nothing."""
     env = environment(session)
     run(session, env.tool("ruff"), "check", ".")
     run(session, env.tool("ruff"), "format", "--check", ".")
     run(session, env.tool("mypy"))
     run(session, env.tool("lint-imports"))
     run(session, str(env.python), "-m", "ci.plugin_size")
+    run(session, str(env.python), "-m", "ci", "workflows", "--check")
+    workflows = sorted(str(path) for path in Path(".github/workflows").glob("*.yml"))
+    run(session, env.tool("actionlint"), "-shellcheck", env.tool("shellcheck"), *workflows)
+    zizmor = (env.tool("zizmor"), "--offline", "--quiet", "--persona", "pedantic")
+    run(session, *zizmor, "--config", ".github/zizmor.yml", *workflows)
 
 
 @nox.session
@@ -149,6 +154,6 @@ def accuracy(session: nox.Session) -> None:
 
 @nox.session
 def ci(session: nox.Session) -> None:
-    """Commands for the people who run the fleet (-- plan prints what would run where)."""
+    """Plan jobs, write the workflows, look after runners, comments and records on GitHub."""
     env = environment(session)
     run(session, str(env.python), "-m", "ci", *(session.posargs or ["--help"]))
