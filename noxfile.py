@@ -110,7 +110,7 @@ def lint(session: nox.Session) -> None:
     run(session, env.tool("lint-imports"))
     run(session, str(env.python), "-m", "ci.plugin_size")
     run(session, str(env.python), "-m", "ci", "workflows", "--check")
-    workflows = sorted(str(path) for path in Path(".github/workflows").glob("*.yml"))
+    workflows = sorted(str(path) for path in (ROOT / ".github" / "workflows").glob("*.yml"))
     run(session, env.tool("actionlint"), "-shellcheck", env.tool("shellcheck"), *workflows)
     zizmor = (env.tool("zizmor"), "--offline", "--quiet", "--persona", "pedantic")
     run(session, *zizmor, "--config", ".github/zizmor.yml", *workflows)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci import catalogue, cli, plan, shards
+import matrix
+from ci import catalogue, changes, cli, plan, shards
 from ci.catalogue import Runner
 from ci.errors import CiError, NothingSelectedError, UsageError
 from ci.plan import Plan
+from matrix.errors import InvalidData
+from reports.record import Chip, Record, Versions
+from reports.store import Store
 
 from .conftest import make_cell
 
@@ -158,6 +163,53 @@ def test_the_plan_of_the_real_matrix(
     assert names["jobs"] == str(len(entries))
 
 
+def test_three_hundred_cells_with_estimates_from_the_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [make_cell(model=f"m{i}", cann=("9.1.0", "8.5.0")[i % 2]) for i in range(300)]
+    monkeypatch.setattr(matrix, "select", lambda *_: cells)
+    cells[7] = make_cell(feature="slow")
+    store = Store(f"sqlite:///{tmp_path}/records.sqlite")
+    store.add(a_record(cells[7].id, seconds=777.0))
+    file = tmp_path / "output"
+    monkeypatch.setenv("GITHUB_OUTPUT", str(file))
+    assert run(tmp_path, "--github-output") == 0
+    entries = json.loads(capsys.readouterr().out)["include"]
+    assert len(entries) == 256
+    assert sum(len(entry["cells"].split()) for entry in entries) == 300
+    assert entries[0]["cells"] == cells[7].id, "the longest comes first, and alone"
+    assert entries[0]["estimate"] == 777
+    assert entries[-1]["estimate"] == plan.DEFAULT_ESTIMATE_S["inprocess"]
+    assert len(file.read_text()) < 200_000, "GitHub takes a million characters"
+
+
+def a_record(cell: str, seconds: float) -> Record:
+    return Record(
+        cell=cell,
+        kind="e2e",
+        verdict="passed",
+        evidence="simulated",
+        versions=Versions(cann=cell.split("/")[2].removeprefix("cann-")),
+        hardware=Chip(chip="Ascend910B1", cards=1),
+        runner="simulated",
+        started=datetime(2026, 1, 1, tzinfo=UTC),
+        seconds=seconds,
+        proof={"launches": 1},
+    )
+
+
+def test_a_change_that_can_affect_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "changed", lambda *_: ["docs/index.md"])
+    assert run(tmp_path, "--changed-from", "main") == 5
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "nothing that changed since main can affect a cell" in told.err
+    assert run(tmp_path, "--changed-from", "main", "--harmless-is-fine") == 0
+    assert json.loads(capsys.readouterr().out) == {"include": []}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -200,8 +252,6 @@ def test_the_catalogue_is_valid_and_labels_tell_runners_apart() -> None:
     ],
 )
 def test_a_wrong_catalogue_names_the_place(tmp_path: Path, old: str, new: str, words: str) -> None:
-    from matrix.errors import InvalidData
-
     file = tmp_path / "runners.yaml"
     file.write_text(catalogue.FILE.read_text().replace(old, new, 1))
     with pytest.raises(InvalidData) as caught:
