@@ -61,6 +61,7 @@ class GitHub:
         token: Goes to the API's own address only.
         api: The API's address.
         sleep: Waits for seconds.
+        note: Hears of each wait.
 
     Raises:
         UsageError: The repository or the address cannot be one.
@@ -72,11 +73,13 @@ class GitHub:
         token: Token,
         api: str = API,
         sleep: Callable[[float], None] = time.sleep,
+        note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.repository = _checked_repository(repository)
         self.api = _checked_api(api)
         self._token = token
         self._sleep = sleep
+        self._note = note
         self._patience = PATIENCE_S
         self._session = requests.Session()
         self._session.headers["X-GitHub-Api-Version"] = VERSION
@@ -186,9 +189,13 @@ class GitHub:
                 raise _uncertain(method, url, status, said)
             if attempt == retries.MAX_ATTEMPTS or wait.seconds > self._patience:
                 raise _gave_up(method, url, status, said, wait, attempt)
-            self._patience -= wait.seconds
-            self._sleep(wait.seconds)
+            self._pause(wait, said if status is None else f"GitHub answered {status}")
         raise AssertionError("the loop returns or raises")
+
+    def _pause(self, wait: retries.Wait, why: str) -> None:
+        self._note(f"{why}; trying again in {wait.seconds:.0f} s")
+        self._patience -= wait.seconds
+        self._sleep(wait.seconds)
 
     def _once(
         self,
@@ -256,8 +263,7 @@ class GitHub:
             permanent = 400 <= status < 500 and status != 429
             if permanent or attempt == retries.MAX_ATTEMPTS or wait.seconds > self._patience:
                 raise _gave_up("GET", path, status or None, said, wait, attempt) from None
-            self._patience -= wait.seconds
-            self._sleep(wait.seconds)
+            self._pause(wait, said)
         raise AssertionError("the loop returns or raises")
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,11 @@ def connect(options: argparse.Namespace) -> GitHub:
             "GITHUB_REPOSITORY is set only in GitHub's own jobs",
             "give --repo owner/name",
         )
-    return GitHub(repository, token.read(), client.api_address())
+    return GitHub(repository, token.read(), client.api_address(), note=_note)
+
+
+def _note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 # ------------------------------------------------------------------------------------------ runners
@@ -121,17 +125,28 @@ def list_runners(options: argparse.Namespace) -> int:
         }
         print(json.dumps(document, indent=1))
         return errors.PASSED
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("name", "id", "kind", "state", "labels"):
-        table.add_column(column, overflow="fold")
-    for m, k in rows:
-        table.add_row(m.name, str(m.id), "-" if k is None else k.name, m.state, " ".join(m.labels))
-    if rows:
-        Console(markup=False, highlight=False).print(table)
-    print(f"{len(rows)} runners")
+    _show(
+        (m.name, str(m.id), "-" if k is None else k.name, m.state, " ".join(m.labels))
+        for m, k in rows
+    )
+    print(f"{len(rows)} {'runner' if len(rows) == 1 else 'runners'}")
     for runner in missing:
         print(f"no runner is online for {runner.name} ({runner.title})")
     return errors.PASSED
+
+
+def _show(rows: Iterable[tuple[str, ...]]) -> None:
+    """Prints a table: for a person on a terminal, with tabs for everything else."""
+    if not sys.stdout.isatty():
+        for row in rows:
+            print("\t".join(row))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("name", "id", "kind", "state", "labels"):
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(markup=False, highlight=False).print(table)
 
 
 def register_runner(options: argparse.Namespace) -> int:

@@ -87,7 +87,7 @@ def test_a_runner_is_registered_listed_and_removed(
     out = capsys.readouterr().out
     assert "npu-1" in out
     assert "fleet-simulated" in out
-    assert "1 runners" in out
+    assert out.endswith("1 runner\n")
     assert "no runner is online" not in out
 
     assert cli.main(["runners", "remove", "npu-1"]) == 0
@@ -206,10 +206,13 @@ def test_a_long_text_is_cut_at_a_line() -> None:
 # ------------------------------------------------------------------------------- limits and faults
 
 
-def test_a_rate_limit_is_waited_for(github: State, waits: list[float]) -> None:
+def test_a_rate_limit_is_waited_for(
+    github: State, waits: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
     github.faults.append(Fault(429, {"Retry-After": "7"}, {"message": "secondary rate limit"}))
     assert cli.main(["runners", "list"]) == 0
     assert waits == [7.0]
+    assert "GitHub answered 429; trying again in 7 s" in capsys.readouterr().err
 
 
 def test_a_fault_is_survived(github: State, waits: list[float]) -> None:
