@@ -58,10 +58,14 @@ def same(comment: Mapping[str, Any], text: str) -> bool:
 def pull_request(run: Mapping[str, Any], pulls: Sequence[Mapping[str, Any]]) -> int | None:
     """The number of the open pull request whose newest commit a run was about.
 
-    None when the run has been overtaken by another commit, or the pull request is closed.
+    None when the run has been overtaken by another commit, or the pull request is closed. A run of
+    one fork is never taken for one of another that has the same commit.
     """
+    source = (run.get("head_repository") or {}).get("full_name")
     for pull in pulls:
-        if pull["state"] == "open" and pull["head"]["sha"] == run["head_sha"]:
+        head = pull["head"]
+        same_source = source is not None and (head.get("repo") or {}).get("full_name") == source
+        if pull["state"] == "open" and same_source and head["sha"] == run["head_sha"]:
             return int(pull["number"])
     return None
 
@@ -102,7 +106,7 @@ def _publish(github: GitHub, number: int, text: str, author: str | None) -> Acti
 
 def find_pull_request(github: GitHub, run: Mapping[str, Any]) -> int | None:
     """The number of the pull request that a run belongs to; forks do not tell it in the run."""
-    owner = (run.get("head_repository") or {}).get("owner", {}).get("login")
+    owner = ((run.get("head_repository") or {}).get("owner") or {}).get("login")
     if not owner or not run.get("head_branch"):
         return None
     pulls = list(github.pages("pulls", state="open", head=f"{owner}:{run['head_branch']}"))

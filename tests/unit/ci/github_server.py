@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -183,10 +184,12 @@ class State:
         self.files[f"/files/{made['id']}"] = content
         return made
 
-    def add_pull(self, sha: str, state: str = "open") -> int:
-        """A pull request with a newest commit."""
+    def add_pull(self, sha: str, owner: str = "owner", state: str = "open") -> int:
+        """A pull request with a newest commit, from the branch `topic` of an owner's repository."""
         made = example("pull-request-simple", number=self.next(), state=state)
         made["head"]["sha"] = sha
+        made["head"]["label"] = f"{owner}:topic"
+        made["head"]["repo"] = example("repository", full_name=f"{owner}/name")
         self.pulls.append(made)
         return int(made["number"])
 
@@ -267,7 +270,15 @@ class State:
             ),
             ("POST", "issues/N/comments"): lambda: self.comment(numbers[0], document),
             ("PATCH", "issues/comments/N"): lambda: self.edit(numbers[0], document),
-            ("GET", "pulls"): lambda: self.paged(rest, self.pulls, query),
+            ("GET", "pulls"): lambda: self.paged(
+                rest,
+                [
+                    pull
+                    for pull in self.pulls
+                    if pull["state"] == query["state"] and pull["head"]["label"] == query["head"]
+                ],
+                query,
+            ),
         }
         return routes[method, shape]()
 
@@ -359,11 +370,24 @@ class _Quiet(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+class _Server(ThreadingHTTPServer):
+    """Keeps what goes wrong in it as a violation; a client may hang up, which is no fault."""
+
+    state: State
+
+    def handle_error(self, *_: object) -> None:
+        error = sys.exception()
+        if not isinstance(error, ConnectionError):
+            self.state.violations.append(f"the server itself failed: {error!r}")
+
+
 @contextmanager
 def serve() -> Iterator[State]:
     """A GitHub that lives as long as the block."""
     state = State()
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), make(state)) for make in (_api, _storage)]
+    servers = [_Server(("127.0.0.1", 0), make(state)) for make in (_api, _storage)]
+    for server in servers:
+        server.state = state
     state.url, state.storage = (f"http://127.0.0.1:{s.server_address[1]}" for s in servers)
     threads = [threading.Thread(target=s.serve_forever, args=(0.02,)) for s in servers]
     for thread in threads:

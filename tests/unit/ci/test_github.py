@@ -190,6 +190,23 @@ def test_a_comment_that_was_deleted_meanwhile_is_created_again(github: State) ->
     assert [one["body"] for one in github.comments[7]][-1].endswith("two\n")
 
 
+@pytest.mark.parametrize(
+    ("pull", "found"),
+    [
+        ({}, 7),
+        ({"state": "closed"}, None),
+        ({"head": {"sha": "b", "repo": {"full_name": "me/name"}}}, None),
+        ({"head": {"sha": "a", "repo": {"full_name": "you/name"}}}, None),
+        ({"head": {"sha": "a", "repo": None}}, None),
+    ],
+)
+def test_whose_run_it_was(pull: dict[str, Any], found: int | None) -> None:
+    run = {"head_sha": "a", "head_repository": {"full_name": "me/name"}}
+    usual = {"number": 7, "state": "open", "head": {"sha": "a", "repo": {"full_name": "me/name"}}}
+    assert comments.pull_request(run, [{**usual, **pull}]) == found
+    assert comments.pull_request({**run, "head_repository": None}, [{**usual, **pull}]) is None
+
+
 @pytest.mark.parametrize("text", ["", " \n"])
 def test_an_empty_text_is_refused(github: State, text: str) -> None:
     assert comment(text) == 2
@@ -539,7 +556,8 @@ def test_a_store_that_cannot_be_written_is_infrastructure(
 
 def test_the_comment_of_a_run_tells_what_did_not_pass(github: State) -> None:
     run = github.add_run("pull_request", "somebody")
-    number = github.add_pull(run["head_sha"])
+    github.add_pull(run["head_sha"], "owner")
+    number = github.add_pull(run["head_sha"], "somebody")
     records = [record(run), failed(run, "token 3 differs |\n<b>@everybody</b> `x` ![](y)")]
     github.add_artifact(run["id"], "records-001", archive({"a.json": outcome(*records)}))
     for _ in range(2):
