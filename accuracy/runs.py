@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,15 +63,28 @@ def measure(
         CheckpointError: the model cannot be built.
         EngineError: the process died, hung or left nothing.
     """
-    checkpoint = materialise(cell.model)
+    checkpoint = str(materialise(cell.model))
+    spec = Spec(checkpoint, arguments(cell), str(folder / "items"), tasks, threads=threads)
+    measured = _process(cell, spec, folder, time_limit, command)
+    if reference and tasks:
+        other = replace(spec, reference=True)
+        answered = _process(cell, other, folder / "transformers", time_limit, command)
+        measured["reference"] = answered["reference"]
+        measured["timings"] |= answered["timings"]
+    return measured
+
+
+def _process(
+    cell: Cell, spec: Spec, folder: Path, time_limit: float, command: Sequence[str]
+) -> dict[str, Any]:
+    """Run one process to its end; return what it measured."""
     folder.mkdir(parents=True, exist_ok=True)
-    engine = arguments(cell)
-    spec = Spec(str(checkpoint), engine, str(folder / "items"), tasks, reference, threads)
     asked, out, log = folder / "spec.json", folder / "measured.json", folder / "log.txt"
     asked.write_text(json.dumps(asdict(spec), indent=1))
+    out.unlink(missing_ok=True)
     environment = {
         **os.environ,
-        **device(cell, str(engine["dtype"])),
+        **device(cell, str(spec.engine["dtype"])),
         **QUIET,
         "HF_DATASETS_CACHE": str(folder / "datasets"),
     }
