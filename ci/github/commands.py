@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ci import catalogue, errors
-from ci.errors import CiError, UsageError
-from ci.github import artifacts, client, comments, fleet, summary, token
+from ci.errors import NothingSelectedError, UsageError
+from ci.github import artifacts, client, comments, fleet, token
 from ci.github.client import GitHub
 from reports.errors import StoreError
 from reports.store import Store
@@ -42,6 +42,7 @@ def add_parsers(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     source.add_argument("--run", type=_number, metavar="ID", help="results of a workflow run")
     source.add_argument("--file", metavar="FILE", help="Markdown from a file; - for standard input")
     comment.add_argument("--pr", type=_number, metavar="N", help="by default that of the run")
+    comment.add_argument("--store", metavar="URL", help="earlier records, to compare with")
     comment.add_argument("--author", metavar="LOGIN", help="whose comment is edited")
 
     text = "put the records that a workflow run kept as artifacts into the store"
@@ -99,6 +100,13 @@ def connect(options: argparse.Namespace) -> GitHub:
 
 def _note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+def _store(url: str | None) -> Store:
+    try:
+        return Store(url)
+    except StoreError as error:
+        raise UsageError(f"--store {url}: {error.what}", error.why, error.fix) from error
 
 
 # ------------------------------------------------------------------------------------------ runners
@@ -225,6 +233,7 @@ def comment(options: argparse.Namespace) -> int:
             "give --pr, or --run for the results of a workflow run",
         )
     text = None if options.file is None else _text(options.file)
+    store = _store(options.store)
     github = connect(options)
     number = options.pr
     if text is None:
@@ -233,7 +242,7 @@ def comment(options: argparse.Namespace) -> int:
         if number is None:
             print(f"run {options.run} is not about the newest commit of an open pull request")
             return errors.PASSED
-        text = _results(github, run)
+        text = _results(github, run, store)
     in_actions = os.environ.get("GITHUB_ACTIONS") == "true"
     author = options.author or (ACTIONS_AUTHOR if in_actions else None)
     action = comments.publish(github, number, comments.body(text), author)
@@ -241,16 +250,15 @@ def comment(options: argparse.Namespace) -> int:
     return errors.PASSED
 
 
-def _results(github: GitHub, run: Mapping[str, Any]) -> str:
+def _results(github: GitHub, run: Mapping[str, Any], store: Store) -> str:
     try:
         found = artifacts.collect(github, run)
-    except CiError as error:
-        if error.exit_code != errors.NOTHING_SELECTED:
-            raise
+    except NothingSelectedError:
         found = artifacts.Found((), ())
     for problem in found.problems:
         print(f"error: {problem}", file=sys.stderr)
-    return summary.render(found.records, len(found.problems), run)
+    earlier = [record for record in store.records() if record.run_url != run["html_url"]]
+    return comments.of_run(run, found.records, len(found.problems), earlier)
 
 
 def _text(file: str) -> str:
@@ -276,10 +284,7 @@ def _text(file: str) -> str:
 
 def ingest(options: argparse.Namespace) -> int:
     """Stores the records of a workflow run; one that cannot be stored does not stop the others."""
-    try:
-        store = Store(options.store)
-    except StoreError as error:
-        raise UsageError(f"--store {options.store}: {error.what}", error.why, error.fix) from error
+    store = _store(options.store)
     github = connect(options)
     run = github.get(f"actions/runs/{options.run}")
     if not options.any_run:

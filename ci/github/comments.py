@@ -7,12 +7,8 @@ from typing import Any, Literal
 
 from ci.github.client import GitHub
 from ci.github.errors import RefusedError, UncertainError
-
-MARKER = "<!-- ascend-matrix: results -->"
-"""The first line of the comment; a reader does not see it."""
-
-LIMIT = 65_000
-"""The most characters of a comment; GitHub refuses more than 65,536."""
+from reports.comment import LIMIT, MARKER, newest, render
+from reports.record import Record
 
 CUT = "\n\n*The rest was cut off; the run's artifacts have all of it.*\n"
 
@@ -25,12 +21,29 @@ Action = Literal["created", "edited", "unchanged"]
 
 def body(text: str) -> str:
     """The comment for a Markdown text: marked, and no longer than GitHub takes."""
-    whole = f"{MARKER}\n{text.strip()}\n"
+    marked = text.strip().removeprefix(MARKER).strip()
+    whole = f"{MARKER}\n{marked}\n"
     if len(whole) <= LIMIT:
         return whole
     # At a line's end, so that no row of a table is left open.
     kept = whole[: LIMIT - len(CUT)].rpartition("\n")[0]
     return kept + CUT
+
+
+def of_run(
+    run: Mapping[str, Any], records: Sequence[Record], unreadable: int, earlier: Iterable[Record]
+) -> str:
+    """The text about a workflow run, as Markdown.
+
+    Args:
+        run: The run, as the API describes it.
+        records: What its cells left behind.
+        unreadable: How many files held no valid records.
+        earlier: What is compared with; of each cell and kind the newest counts.
+    """
+    title = f"Cells at {str(run['head_sha'])[:12]} ([run]({run['html_url']}))"
+    told = f"\n{unreadable} files of the run held no valid records.\n" if unreadable else ""
+    return render(records, newest(earlier), LIMIT - len(told) - len(CUT), title) + told
 
 
 def ours(comments: Iterable[Mapping[str, Any]], author: str | None) -> Mapping[str, Any] | None:

@@ -42,6 +42,7 @@ def github(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[State]:
         monkeypatch.chdir(tmp_path)
         monkeypatch.delenv("GH_TOKEN", raising=False)
         monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+        monkeypatch.delenv("ASCEND_MATRIX_STORE", raising=False)
         monkeypatch.setenv("GITHUB_TOKEN", TOKEN)
         monkeypatch.setenv("GITHUB_API_URL", state.url)
         monkeypatch.setenv("GITHUB_REPOSITORY", state.repository)
@@ -426,9 +427,9 @@ def record(run: dict[str, Any], **changes: Any) -> Record:
     return Record(**{**values, **changes})
 
 
-def failed(run: dict[str, Any], message: str) -> Record:
+def failed(run: dict[str, Any], message: str, **changes: Any) -> Record:
     error = Failure.model_validate({"class": "GateFailed", "message": message})
-    return record(run, verdict="failed", proof={}, error=error)
+    return record(run, verdict="failed", proof={}, error=error, **changes)
 
 
 def outcome(*records: Record) -> str:
@@ -558,17 +559,25 @@ def test_the_comment_of_a_run_tells_what_did_not_pass(github: State) -> None:
     run = github.add_run("pull_request", "somebody")
     github.add_pull(run["head_sha"], "owner")
     number = github.add_pull(run["head_sha"], "somebody")
-    records = [record(run), failed(run, "token 3 differs |\n<b>@everybody</b> `x` ![](y)")]
+    lora = {"cell": "tiny/lora/cann-9.1.0/a2"}
+    message = "token 3 differs |\n<b>@everybody</b> `x` ![](y)"
+    records = [record(run), failed(run, message, **lora)]
+    Path("results").mkdir()
+    before = {"started": datetime(2025, 1, 1, tzinfo=UTC), "run_url": None, **lora}
+    Store("sqlite:///results/records.sqlite").add(record(run, **before))
     github.add_artifact(run["id"], "records-001", archive({"a.json": outcome(*records)}))
     for _ in range(2):
         assert cli.main(["comment", "--run", str(run["id"])]) == 0
     (made,) = github.comments[number]
     assert made["body"].startswith(comments.MARKER)
-    assert "**1 failed, 1 passed**" in made["body"]
-    assert "Evidence: simulated NPUs, no hardware." in made["body"]
+    assert made["body"].count(comments.MARKER) == 1
+    assert f"({run['html_url']})" in made["body"]
+    assert "1 failed, 1 passed" in made["body"]
+    assert "simulated" in made["body"]
     (row,) = [line for line in made["body"].splitlines() if "differs" in line]
-    assert row.endswith("| `GateFailed: token 3 differs ¦` |"), "one line, and nothing of it counts"
-    assert "@everybody" not in made["body"]
+    assert "tiny/lora/cann-9.1.0/a2" in row
+    assert "@everybody" not in made["body"], "only the first line of a message"
+    assert "passed, 2025-01-01" in row, "what it was before"
 
 
 def test_a_run_without_records_says_so(github: State) -> None:
