@@ -149,7 +149,7 @@ def _changes(records: Sequence[Record], base: Base) -> list[str]:
         return []
     worse = sum(was == "passed" != now for was, now in pairs)
     better = sum(now == "passed" != was for was, now in pairs)
-    return [f"Of {len(pairs)} that ran before: {worse} passed then, {better} pass only now.", ""]
+    return [f"Of {len(pairs)} that ran before, {worse} no longer pass and {better} pass anew.", ""]
 
 
 def _urgent_row(record: Record, base: Base) -> str:

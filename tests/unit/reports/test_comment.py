@@ -29,7 +29,7 @@ GOLDEN = """\
 | accuracy |  |  |  | 1 | simulated |
 | performance |  |  |  |  | nothing ran |
 
-Of 1 that ran before: 1 passed then, 0 pass only now.
+Of 1 that ran before, 1 no longer pass and 0 pass anew.
 
 #### Not passed
 
