@@ -24,6 +24,7 @@ from ci import (
     display,
     environment,
     errors,
+    nightly,
     outputs,
     plan,
     records,
@@ -83,6 +84,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     text = "write .github/workflows from the templates and the runner catalogue"
     command = commands.add_parser("workflows", help=text, description=text)
     command.add_argument("--check", action="store_true", help="only tell what differs")
+    nightly.add_parser(commands)
     github.add_parsers(commands)
     return parser.parse_args(arguments)
 
@@ -198,6 +200,7 @@ COMMANDS = {
     "e2e": e2e,
     "plan": plan_jobs,
     "workflows": write_workflows,
+    "nightly": nightly.nightly,
     **github.COMMANDS,
 }
 """The commands by name."""
