@@ -153,6 +153,13 @@ def accuracy(session: nox.Session) -> None:
 
 
 @nox.session
+def nightly(session: nox.Session) -> None:
+    """Run every kind on this machine, then the tables and the site (-- --help lists the flags)."""
+    env = environment(session)
+    run(session, str(env.python), "-m", "ci", "nightly", *session.posargs)
+
+
+@nox.session
 def ci(session: nox.Session) -> None:
     """Plan jobs, write the workflows, look after runners, comments and records on GitHub."""
     env = environment(session)
