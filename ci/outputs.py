@@ -8,6 +8,9 @@ from pathlib import Path
 
 from ci.errors import UsageError
 
+LIMIT = 1_000_000
+"""The most bytes of a job's outputs in UTF-16, which is how GitHub counts them."""
+
 
 def write(values: Mapping[str, str]) -> None:
     """Appends outputs to the file that GitHub names in ``GITHUB_OUTPUT``.
@@ -16,8 +19,8 @@ def write(values: Mapping[str, str]) -> None:
         values: Values of one line, by name.
 
     Raises:
-        UsageError: This is no step of a GitHub job, a value has several lines, or the file cannot
-            be written.
+        UsageError: This is no step of a GitHub job, a value has several lines, they are too long
+            together, or the file cannot be written.
     """
     file = os.environ.get("GITHUB_OUTPUT")
     if not file:
@@ -33,6 +36,13 @@ def write(values: Mapping[str, str]) -> None:
                 "a line of it could be read as another output",
                 "report this; outputs are one line each",
             )
+    size = sum(len(value.encode("utf-16-le")) for value in values.values())
+    if size > LIMIT:
+        raise UsageError(
+            f"the outputs have {size} bytes; GitHub takes {LIMIT} from a job",
+            "too many cells for one run of a workflow",
+            "plan a part of them, by pattern or selection",
+        )
     try:
         with Path(file).open("a", encoding="utf-8") as stream:
             stream.writelines(f"{name}={value}\n" for name, value in values.items())
