@@ -26,7 +26,7 @@ def test_outputs_are_added_to_those_that_are_there(file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [("a\nb=c", "has several lines"), ("x" * 500_001, "1000002 bytes; GitHub takes 1000000")],
+    [("a\nb=c", "has several lines"), ("x" * 500_001, "1000004 bytes; GitHub takes 1000000")],
 )
 def test_what_github_would_misread_is_refused_whole(file: Path, value: str, words: str) -> None:
     with pytest.raises(UsageError, match=words):
