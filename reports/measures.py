@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from reports.record import Metric, Record
 
-_BOUNDS = ("low", "high")
+_SELF_EVIDENT = ("share", "bytes")  # units that are part of how the number is written
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -33,13 +33,14 @@ class Measure:
 def measures(record: Record) -> list[Measure]:
     """Return every metric of a record in its order; bounds stand with what they belong to.
 
-    The metrics `x/low` and `x/high` are the bounds of the other metrics under `x` in their unit.
+    The bounds of `x` are `x_low` and `x_high`; those of `x/score` are `x/low` and `x/high`.
     """
-    metrics = record.metrics
+    intervals = {name: _interval(name, record.metrics) for name in record.metrics}
+    shown = {bound for name, found in intervals.items() if found for bound in _bounds(name)}
     return [
-        Measure(words(name), value(metric), _interval(name, metric, metrics))
-        for name, metric in metrics.items()
-        if not _is_bound(name, metrics)
+        Measure(words(name), value(metric), intervals[name])
+        for name, metric in record.metrics.items()
+        if name not in shown
     ]
 
 
@@ -78,28 +79,22 @@ def _bytes(amount: float) -> str:
     return f"{number(amount) if unit == 'B' else f'{amount:.4g}'} {unit}"
 
 
-def _stem(name: str) -> tuple[str, str]:
+def _bounds(name: str) -> tuple[str, str]:
+    """Return the names of the bounds of a metric, if it has any."""
     stem, _, last = name.rpartition("/")
-    return stem, last
+    if last == "score":
+        return f"{stem}/low", f"{stem}/high"
+    return f"{name}_low", f"{name}_high"
 
 
-def _is_bound(name: str, metrics: Mapping[str, Metric]) -> bool:
-    """Whether the metric is a bound that some other metric shows."""
-    stem, last = _stem(name)
-    if last not in _BOUNDS or any(f"{stem}/{bound}" not in metrics for bound in _BOUNDS):
-        return False
-    return any(
-        _interval(other, metric, metrics)
-        for other, metric in metrics.items()
-        if _stem(other)[0] == stem and _stem(other)[1] not in _BOUNDS
-    )
-
-
-def _interval(name: str, metric: Metric, metrics: Mapping[str, Metric]) -> str:
-    stem, last = _stem(name)
-    low, high = (metrics.get(f"{stem}/{bound}") for bound in _BOUNDS)
-    if last in _BOUNDS or low is None or high is None:
+def _interval(name: str, metrics: Mapping[str, Metric]) -> str:
+    """Return the interval of a metric in words, or nothing where a bound is missing or strange."""
+    metric = metrics[name]
+    low, high = (metrics.get(bound) for bound in _bounds(name))
+    if low is None or high is None or {low.unit, high.unit} != {metric.unit}:
         return ""
-    if {low.unit, high.unit} != {metric.unit} or not low.value <= metric.value <= high.value:
+    if not low.value <= metric.value <= high.value:
         return ""
-    return f"{value(low)} to {value(high)}"
+    if metric.unit in _SELF_EVIDENT:
+        return f"{value(low)} to {value(high)}"
+    return f"{number(low.value)} to {number(high.value)}"

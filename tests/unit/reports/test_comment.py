@@ -131,15 +131,19 @@ def test_measures_carry_their_intervals() -> None:
     metrics = {
         **SCORE,
         "memory": {"value": 3 * 2**29, "unit": "bytes"},
-        "host/ratio": {"value": 1.02, "unit": "ratio"},
-        "host/low": {"value": 0.99, "unit": "ratio"},
+        "batch-1/time_ratio": {"value": 1.02, "unit": "head/base"},
+        "batch-1/time_ratio_low": {"value": 0.99, "unit": "head/base"},
+        "batch-1/time_ratio_high": {"value": 1.051, "unit": "head/base"},
+        "batch-8/time_ratio": {"value": 1.02, "unit": "head/base"},
+        "batch-8/time_ratio_low": {"value": 0.99, "unit": "head/base"},
     }
     assert [str(m) for m in measures.measures(record(metrics=metrics))] == [
         "port positions 764 tokens",
         "hellaswag 37.0 % (28.2 % to 46.8 %)",
         "memory 1.5 GiB",
-        "host ratio 1.02 ratio",
-        "host low 0.99 ratio",
+        "batch-1 time ratio 1.02 head/base (0.99 to 1.051)",
+        "batch-8 time ratio 1.02 head/base",
+        "batch-8 time ratio low 0.99 head/base",
     ]
     assert measures.main(record(metrics=metrics), 1)[0].name == "hellaswag"
 
