@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -226,9 +225,10 @@ def run(
     file: Path | None,
     started: datetime,
     store: Store,
-    say: Callable[[str], None] = partial(print, flush=True),
+    say: Callable[[str], None] | None = None,
 ) -> int:
     """Runs the parts one after the other, whatever becomes of each; returns the worst exit code."""
+    say = say or _say
     before = time.monotonic()
     done: list[Ended] = []
     for part in parts:
@@ -253,6 +253,11 @@ def run(
         _write(file, document)
     say(told(done, code, folder, time.monotonic() - before))
     return code
+
+
+def _say(text: str) -> None:
+    """Prints at once, since the parts print to the same place."""
+    print(text, flush=True)
 
 
 def execute(part: Part, folder: Path) -> Ended:
