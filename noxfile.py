@@ -135,10 +135,12 @@ def simulator(session: nox.Session) -> None:
 
 @nox.session
 def perf(session: nox.Session) -> None:
-    """Measure decoding speed on the simulated device next to transformers on the same CPU."""
+    """Compare two trees (-- --base REV), or decoding with transformers' on the CPU (-- decode)."""
     env = environment(session)
     variables = simulated(session, env)
-    arguments = session.posargs or ["decode"]
+    arguments = list(session.posargs) or ["decode"]
+    if arguments[0] not in ("decode", "compare"):
+        arguments.insert(0, "compare")
     run(session, str(env.python), "-m", "perf", *arguments, variables=variables)
 
 
