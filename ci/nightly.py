@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import matrix
 from ci import environment, errors
@@ -263,23 +264,38 @@ def _say(text: str) -> None:
 def execute(part: Part, folder: Path) -> Ended:
     """Runs one part; what it prints goes to the terminal, or to a file if it makes tables."""
     before = time.monotonic()
-    table = folder / f"{part.name}.md" if part.name.startswith("table-") else None
     try:
-        if table is not None:
-            with table.open("w", encoding="utf-8") as stream:
-                done = subprocess.run(
-                    part.command, cwd=environment.ROOT, stdout=stream, check=False
-                )
+        if part.name.startswith("table-"):
+            with (folder / f"{part.name}.md").open("w", encoding="utf-8") as stream:
+                code = _wait(part, stream)
         else:
-            done = subprocess.run(part.command, cwd=environment.ROOT, check=False)
-        # A command that a signal ended gets the status that a shell would give it.
-        code = done.returncode if done.returncode >= 0 else 128 - done.returncode
+            code = _wait(part, None)
     except OSError as error:
         print(f"error: {part.name} could not start: {error}", file=sys.stderr)
         code = errors.INFRASTRUCTURE
-    except KeyboardInterrupt:
-        code = INTERRUPTED
     return Ended(part, code, time.monotonic() - before, _cells(part.outcome))
+
+
+def _wait(part: Part, stream: IO[str] | None) -> int:
+    """Starts a part and returns its exit code; a request to end is passed on and waited for."""
+    with subprocess.Popen(part.command, cwd=environment.ROOT, stdout=stream) as process:
+        asked: list[int] = []
+
+        def end(number: int, _: object) -> None:
+            asked.append(number)
+            if number == signal.SIGTERM:  # a terminal sends Ctrl-C to the part as well
+                process.terminate()
+
+        handlers = {n: signal.signal(n, end) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            code = process.wait()
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+    if asked:
+        return INTERRUPTED
+    # A command that a signal ended gets the status that a shell would give it.
+    return code if code >= 0 else 128 - code
 
 
 def _cells(outcome: Path | None) -> list[dict[str, Any]] | None:

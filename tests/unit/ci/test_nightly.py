@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -109,6 +110,21 @@ def test_an_interrupt_ends_the_night(tmp_path: Path) -> None:
     parts = [fake("e2e", 130, tmp_path), fake("accuracy", 0, tmp_path)]
     assert night(parts, tmp_path)[0] == 130
     assert (tmp_path / "order").read_text().split() == ["e2e"]
+
+
+def test_a_request_to_end_reaches_the_part(tmp_path: Path) -> None:
+    program = (
+        "import os, pathlib, signal, time\n"
+        f"def end(*_): pathlib.Path({str(tmp_path / 'ended')!r}).touch(); os._exit(0)\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "os.kill(os.getppid(), signal.SIGTERM)\n"
+        "time.sleep(60)\n"
+    )
+    before = signal.getsignal(signal.SIGTERM)
+    ended = nightly.execute(Part("e2e", (sys.executable, "-c", program)), tmp_path)
+    assert ended.exit_code == 130
+    assert (tmp_path / "ended").exists()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_an_outcome_that_is_cut_off_counts_as_none(tmp_path: Path) -> None:
