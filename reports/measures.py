@@ -59,8 +59,8 @@ def value(metric: Metric) -> str:
     """Return a value with its unit, such as 37.0 %, 647 MiB, 3.1e-06 nats."""
     if metric.unit == "share":
         return f"{metric.value:.1%}".replace("%", " %")
-    if metric.unit == "bytes":
-        return _bytes(metric.value)
+    if metric.unit.split("/")[0] == "bytes":
+        return _bytes(metric.value) + metric.unit.removeprefix("bytes")
     return f"{number(metric.value)} {metric.unit}".strip()
 
 

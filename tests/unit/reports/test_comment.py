@@ -131,6 +131,7 @@ def test_measures_carry_their_intervals() -> None:
     metrics = {
         **SCORE,
         "memory": {"value": 3 * 2**29, "unit": "bytes"},
+        "copied": {"value": 2048, "unit": "bytes/step"},
         "batch-1/time_ratio": {"value": 1.02, "unit": "head/base"},
         "batch-1/time_ratio_low": {"value": 0.99, "unit": "head/base"},
         "batch-1/time_ratio_high": {"value": 1.051, "unit": "head/base"},
@@ -141,6 +142,7 @@ def test_measures_carry_their_intervals() -> None:
         "port positions 764 tokens",
         "hellaswag 37.0 % (28.2 % to 46.8 %)",
         "memory 1.5 GiB",
+        "copied 2 KiB/step",
         "batch-1 time ratio 1.02 head/base (0.99 to 1.051)",
         "batch-8 time ratio 1.02 head/base",
         "batch-8 time ratio low 0.99 head/base",
