@@ -43,6 +43,10 @@ ENGINE: dict[str, Any] = {
 prompts repeat, so that a head which lost it computes more tokens."""
 
 
+WIDTH = 150
+"""Columns of the table where it does not go to a terminal."""
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the comparison."""
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="cells; default: two")
@@ -235,7 +239,8 @@ def _spec(cell: Cell, tree: Tree, options: argparse.Namespace) -> Spec:
 
 def show(pair: tuple[Tree, Tree], findings: Sequence[Finding], broken: Sequence[str]) -> None:
     """Print the table, and every changed counter by name."""
-    console = Console(soft_wrap=True)
+    # A file or a log has no width; there the table should not be folded to that of a terminal.
+    console = Console(soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH)
     if findings:
         console.print(table(pair, findings))
     for finding in findings:

@@ -214,6 +214,13 @@ def _require_repository(root: Path) -> None:
             done.stderr.decode().strip(),
             "Run this in a clone, not in an unpacked archive.",
         )
+    top = Path(done.stdout.decode().strip())
+    if top.resolve() != root.resolve():
+        raise TreeError(
+            f"{root} lies inside another git repository, {top}.",
+            "It was unpacked there; revisions would be looked up in the wrong history.",
+            "Run this in a clone of its own.",
+        )
 
 
 def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:

@@ -70,6 +70,13 @@ def test_no_repository(tmp_path: Path) -> None:
         assert caught.value.exit_code == 2
 
 
+def test_a_folder_inside_another_repository_is_no_repository(
+    repository: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(TreeError, match="inside another git repository"):
+        trees.of_revision(repository / "plugin", "HEAD", tmp_path / "out")
+
+
 def test_a_dirty_tree_is_refused_unless_allowed(repository: Path) -> None:
     assert not trees.working_tree(repository, allow_dirty=False).dirty
     (repository / "other").write_text("2\n")  # takes no part in what is measured
