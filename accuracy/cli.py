@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -41,6 +42,7 @@ class Job:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code. Errors go to standard error, never a traceback."""
     options = _parser().parse_args(arguments)
+    before = signal.signal(signal.SIGTERM, _end)
     try:
         code: int = options.run(options)
     except (AccuracyError, MatrixError, ReportsError) as error:
@@ -52,7 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; what had ended is recorded", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return code
+
+
+def _end(*_: object) -> None:
+    """Take a request to end as an interrupt, so that no engine outlives this process."""
+    raise KeyboardInterrupt
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -163,6 +165,20 @@ def test_an_engine_that_dies_is_an_error_with_a_record(
     monkeypatch.setattr(runs, "measure", die)
     assert run("run", CELL)[0] == 3
     assert store.records()[-1].verdict == "error"
+
+
+def test_a_request_to_end_ends_what_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def asked_to_end(*_: Any, **__: Any) -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return measured({}, reference=False)
+
+    monkeypatch.setattr(runs, "measure", asked_to_end)
+    code, _, told = run("run", CELL)
+    assert code == 130
+    assert "interrupted" in told
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_without_patterns_every_suite_runs(run: Run, worker: Fake) -> None:
