@@ -197,9 +197,10 @@ def _measure(
 def interleave(finding: Finding, base: Any, head: Any, pairs: int) -> None:
     """Measure pair after pair, each side first in every other, so that drift hits both.
 
-    One measurement of each goes before and is dropped: it fills caches.
+    Two of each go before and are dropped: they fill caches, and the allocator's pool grows once
+    more in the second.
     """
-    for number in range(-1, pairs):
+    for number in range(-2, pairs):
         order = [(base, finding.base), (head, finding.head)]
         for side, measured in order if number % 2 else reversed(order):
             found = side.measure(finding.batch)

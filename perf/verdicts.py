@@ -53,6 +53,11 @@ class Change:
     layers: int
 
     @property
+    def key(self) -> tuple[str, str, str]:
+        """What tells it from other counters."""
+        return self.phase, self.group, self.name
+
+    @property
     def worse(self) -> bool:
         """Whether the head's is the worse one."""
         return (self.head < self.base) if self.name in BETTER_MORE else (self.head > self.base)
@@ -118,8 +123,17 @@ class Finding:
 
     @property
     def changes(self) -> list[Change]:
-        """Counters that differ, sums first."""
-        return compare(self.base[0], self.head[0], self.layers)
+        """Counters that differ, sums first.
+
+        One that is not the same in all runs of a side counts as differing only where every run of
+        the head is on the same side of every run of the base.
+        """
+        pairs = [compare(b, h, self.layers) for b in self.base for h in self.head]
+        found = {change.key: change for change in pairs[0]}
+        for others in pairs[1:]:
+            direction = {change.key: change.worse for change in others}
+            found = {k: c for k, c in found.items() if direction.get(k) == c.worse}
+        return list(found.values())
 
     @property
     def unsteady(self) -> list[str]:
@@ -159,12 +173,12 @@ class Finding:
     @property
     def counters(self) -> Literal["equal", "worse", "better", "changed", "unsteady"]:
         """What became of the counters, in a word."""
+        if self.worse:
+            return "worse"
         if self.unsteady:
             return "unsteady"
         if not self.changes:
             return "equal"
-        if self.worse:
-            return "worse"
         return "better" if any(change.gating for change in self.changes) else "changed"
 
     @property

@@ -105,6 +105,24 @@ def test_counters_that_differ_between_runs_of_one_side_decide_nothing() -> None:
     assert "base: decode: events waits" in found.unsteady[1] + found.unsteady[0]
 
 
+def test_an_unsteady_counter_hides_no_other_that_got_worse() -> None:
+    head = measurement()
+    head["decode"]["launches"]["aclnnAdds"] = {"count": LAYERS * STEPS, "bytes": 64}
+    found = finding(head)
+    found.base[0]["decode"]["allocations"]["device"] = 1
+    found.head[1]["decode"]["allocations"]["device"] = 1
+    assert (found.counters, found.verdict) == ("worse", "failed")
+    assert not any(change.group == "allocations" for change in found.changes)
+
+
+def test_an_unsteady_counter_that_is_always_higher_is_worse() -> None:
+    found = finding()
+    for number, run in enumerate(found.head):
+        run["decode"]["allocations"]["device"] = 1 + number
+    assert found.verdict == "failed"
+    assert any(change.group == "allocations" for change in found.worse)
+
+
 def test_one_that_failed_counts_most() -> None:
     passed, open_, failed = finding(), finding(ratios=(1.0,)), finding(ratios=(1.3, 1.3, 1.3))
     assert overall([passed]) == "passed"
