@@ -103,13 +103,18 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, types, the import rules and the plugin's size; nothing is changed."""
+    """Check style, types, the import rules, the plugin's size and the workflows; change nothing."""
     env = environment(session)
     run(session, env.tool("ruff"), "check", ".")
     run(session, env.tool("ruff"), "format", "--check", ".")
     run(session, env.tool("mypy"))
     run(session, env.tool("lint-imports"))
     run(session, str(env.python), "-m", "ci.plugin_size")
+    run(session, str(env.python), "-m", "ci", "workflows", "--check")
+    workflows = sorted(str(path) for path in (ROOT / ".github" / "workflows").glob("*.yml"))
+    run(session, env.tool("actionlint"), "-shellcheck", env.tool("shellcheck"), *workflows)
+    zizmor = (env.tool("zizmor"), "--offline", "--quiet", "--persona", "pedantic")
+    run(session, *zizmor, "--config", ".github/zizmor.yml", *workflows)
 
 
 @nox.session
@@ -131,13 +136,34 @@ def simulator(session: nox.Session) -> None:
 
 @nox.session
 def perf(session: nox.Session) -> None:
-    """Measure decoding speed on the simulated device next to transformers on the same CPU."""
+    """Compare two trees (-- --base REV), or decoding with transformers' on the CPU (-- decode)."""
     env = environment(session)
-    run(session, str(env.python), "-m", "perf", *(session.posargs or ["decode"]))
+    variables = simulated(session, env)
+    arguments = list(session.posargs) or ["decode"]
+    if arguments[0] not in ("decode", "compare"):
+        arguments.insert(0, "compare")
+    run(session, str(env.python), "-m", "perf", *arguments, variables=variables)
+
+
+@nox.session
+def accuracy(session: nox.Session) -> None:
+    """Ask models for answers and logprobs, and judge them (-- port|change|baseline do one part)."""
+    env = environment(session)
+    arguments = list(session.posargs)
+    if not arguments or arguments[0] not in ("run", "port", "change", "baseline"):
+        arguments.insert(0, "run")
+    run(session, str(env.python), "-m", "accuracy", *arguments)
+
+
+@nox.session
+def nightly(session: nox.Session) -> None:
+    """Run every kind on this machine, then the tables and the site (-- --help lists the flags)."""
+    env = environment(session)
+    run(session, str(env.python), "-m", "ci", "nightly", *session.posargs)
 
 
 @nox.session
 def ci(session: nox.Session) -> None:
-    """Commands for the people who run the fleet (-- plan prints what would run where)."""
+    """Plan jobs, write the workflows, look after runners, comments and records on GitHub."""
     env = environment(session)
     run(session, str(env.python), "-m", "ci", *(session.posargs or ["--help"]))

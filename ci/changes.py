@@ -7,10 +7,14 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from ci.errors import UsageError
+from ci.errors import NothingSelectedError, UsageError
 
 HARMLESS = ("docs/*", "*.md", "LICENSE", ".gitignore", ".github/ISSUE_TEMPLATE/*")
 """Paths that no cell reads, as fnmatch patterns (in which ``*`` also matches slashes)."""
+
+
+class HarmlessError(NothingSelectedError):
+    """A change can affect no cell."""
 
 
 def changed(root: Path, revision: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The command line of the runs: ``python -m ci e2e|plan``, as nox calls it."""
+"""The command line of the runs and of the fleet: ``python -m ci e2e|plan|...``, as nox calls it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,22 @@ from typing import Any
 from rich.console import Console
 
 import matrix
-from ci import changes, checkpoints, display, environment, errors, plan, records
+from ci import (
+    catalogue,
+    changes,
+    checkpoints,
+    display,
+    environment,
+    errors,
+    nightly,
+    outputs,
+    plan,
+    records,
+    shards,
+    workflows,
+)
 from ci.errors import CiError, NothingSelectedError, UsageError
+from ci.github import commands as github
 from ci.plan import Job, Plan
 from ci.runners import CellError, Result, Runner
 from ci.runners.simulated import Settings, Simulated
@@ -63,26 +77,42 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Reads the command line; argparse itself ends with status 2 on bad usage."""
     parser = argparse.ArgumentParser(prog="python -m ci", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, text in (
-        ("e2e", "run cells end to end"),
-        ("plan", "print what would run where; the same as e2e --list"),
-    ):
-        command = commands.add_parser(name, help=text, description=text)
-        _add_selection(command)
+    text = "run cells end to end"
+    _add_run(_add_selection(commands.add_parser("e2e", help=text, description=text)))
+    text = "print cells as the job matrix of a GitHub workflow, in JSON"
+    _add_plan(_add_selection(commands.add_parser("plan", help=text, description=text)))
+    text = "write .github/workflows from the templates and the runner catalogue"
+    command = commands.add_parser("workflows", help=text, description=text)
+    command.add_argument("--check", action="store_true", help="only tell what differs")
+    nightly.add_parser(commands)
+    github.add_parsers(commands)
     return parser.parse_args(arguments)
 
 
-def _add_selection(parser: argparse.ArgumentParser) -> None:
+def _add_selection(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("patterns", nargs="*", metavar="PATTERN", help="fnmatch on cell ids, as 'qwen3*/lora/*/a2'")
     add("--select", metavar="NAME", help="a selection of matrix/selections.yaml; smoke by default")
     add("--changed-from", metavar="REV", help="what the change since REV can affect")
     add("--budget", type=_positive, metavar="MINUTES", help="the best covering subset that fits")
-    add("--runner", default="simulated", metavar="NAME", help="where; simulated by default")
     add("--jobs", type=int, metavar="N", help="cells at a time; by default what this machine holds")
-    add("--store", metavar="URL", help="where records go; results/records.sqlite by default")
+    add("--store", metavar="URL", help="where records are; results/records.sqlite by default")
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--runner", default="simulated", metavar="NAME", help="where; simulated by default")
     add("--json", type=Path, metavar="FILE", help="write the outcome for machines")
     add("--list", action="store_true", help="print the cells with estimates, and run nothing")
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--runner", action="append", metavar="NAME", help="of ci/runners.yaml; may be repeated")
+    add("--max-jobs", type=int, default=shards.MAX_JOBS, metavar="N", help="bundle cells above N")
+    add("--harmless-is-fine", action="store_true", help="no job if a change can affect no cell")
+    add("--github-output", action="store_true", help="also write it as outputs of a GitHub step")
 
 
 def _positive(text: str) -> float:
@@ -117,13 +147,62 @@ def e2e(options: argparse.Namespace) -> int:
     return execute(chosen, jobs, store, options.json)
 
 
-def plan_only(options: argparse.Namespace) -> int:
-    """Prints what `e2e` would run."""
-    options.list = True
-    return e2e(options)
+def plan_jobs(options: argparse.Namespace) -> int:
+    """Prints the selected cells as a job matrix; a summary goes to standard error."""
+    if not 1 <= options.max_jobs <= shards.MAX_JOBS:
+        raise UsageError(
+            f"--max-jobs {options.max_jobs}: a matrix has 1 to {shards.MAX_JOBS} jobs",
+            "GitHub refuses larger ones",
+            "leave --max-jobs out",
+        )
+    runners = catalogue.load()
+    asked = [catalogue.named(runners, name) for name in options.runner or runners.names[:1]]
+    cut: list[shards.Shard] = []
+    try:
+        chosen = choose(options, open_store(options.store), options.jobs or 1)
+        cut = shards.cut(chosen, asked, options.max_jobs)
+    except changes.HarmlessError as error:
+        if not options.harmless_is_fine:
+            raise
+        print(error.happened, file=sys.stderr)
+    matrix_json = json.dumps(shards.matrix(cut), separators=(",", ":"))
+    if options.github_output:
+        outputs.write({"matrix": matrix_json, "jobs": str(len(cut))})
+    print(matrix_json)
+    cells = sum(len(shard.jobs) for shard in cut)
+    longest = environment.duration(max((shard.estimate for shard in cut), default=0.0))
+    print(
+        f"{cells} cells in {len(cut)} jobs, the longest about {longest} after set-up",
+        file=sys.stderr,
+    )
+    return errors.PASSED
 
 
-COMMANDS = {"e2e": e2e, "plan": plan_only}
+def write_workflows(options: argparse.Namespace) -> int:
+    """Generates the workflows, or tells what differs from what would be generated."""
+    made = workflows.generate(catalogue.load())
+    if not options.check:
+        workflows.write(made)
+        print("\n".join(str(path) for path in made))
+        return errors.PASSED
+    different = workflows.differences(made)
+    if different:
+        raise UsageError(
+            "\n".join(different),
+            "a workflow was edited by hand, or a template or ci/runners.yaml changed since",
+            "run `python -m ci workflows`; changes belong into ci/templates",
+        )
+    print(f"{len(made)} generated files are up to date")
+    return errors.PASSED
+
+
+COMMANDS = {
+    "e2e": e2e,
+    "plan": plan_jobs,
+    "workflows": write_workflows,
+    "nightly": nightly.nightly,
+    **github.COMMANDS,
+}
 """The commands by name."""
 
 
@@ -154,7 +233,7 @@ def choose(options: argparse.Namespace, store: Store, jobs: int) -> Plan:
     if options.changed_from:
         paths = changes.can_affect(changes.changed(environment.ROOT, options.changed_from))
         if not paths:
-            raise NothingSelectedError(
+            raise changes.HarmlessError(
                 f"nothing that changed since {options.changed_from} can affect a cell",
                 "only documentation changed, or nothing at all",
                 "run `nox -s e2e` without --changed-from to run the smoke selection all the same",

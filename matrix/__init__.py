@@ -4,17 +4,31 @@ from matrix.cells import Cell, expand
 from matrix.claims import Matrix
 from matrix.errors import MatrixError
 from matrix.loader import load
-from matrix.schema import CannVersion, Feature, Hardware, Model, Release, Rule, Selection
+from matrix.schema import (
+    AccuracySuite,
+    CannVersion,
+    ChangeGate,
+    Feature,
+    Hardware,
+    Model,
+    PortGate,
+    Release,
+    Rule,
+    Selection,
+)
 from matrix.selecting import candidates, select
 
 __all__ = [
+    "AccuracySuite",
     "CannVersion",
     "Cell",
+    "ChangeGate",
     "Feature",
     "Hardware",
     "Matrix",
     "MatrixError",
     "Model",
+    "PortGate",
     "Release",
     "Rule",
     "Selection",

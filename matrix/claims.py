@@ -5,7 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from matrix.schema import CannVersion, Feature, Hardware, Model, Release, Rule, Selection
+from matrix.schema import (
+    AccuracySuite,
+    CannVersion,
+    Feature,
+    Hardware,
+    Model,
+    Release,
+    Rule,
+    Selection,
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,7 @@ class Matrix:
     releases: dict[str, Release]
     rules: tuple[Rule, ...]
     selections: dict[str, Selection]
+    accuracy: dict[str, AccuracySuite]
 
     @property
     def release(self) -> Release:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from matrix import schema
-from matrix.cells import expand
+from matrix.cells import Cell, expand
 from matrix.claims import Matrix
 from matrix.documents import Document, display
 from matrix.errors import DuplicateName, InvalidData, UnknownReference, did_you_mean
@@ -24,6 +24,7 @@ FILES: Mapping[str, type[BaseModel]] = {
     "releases": schema.ReleasesFile,
     "rules": schema.RulesFile,
     "selections": schema.SelectionsFile,
+    "accuracy": schema.AccuracyFile,
 }
 """File stem, which is also its top key, to the schema of the file."""
 
@@ -75,7 +76,9 @@ def load(root: Path | None = None) -> Matrix:
     matrix = Matrix(root=root, **{**found, "rules": tuple(found["rules"].values())})  # type: ignore[arg-type]
     _check_releases(matrix, entries["releases"].places)
     _check_rules(matrix, entries["rules"].places)
-    check_selections(matrix, expand(matrix))
+    cells = expand(matrix)
+    check_selections(matrix, cells)
+    _check_suites(matrix, cells, entries["accuracy"].places)
     return matrix
 
 
@@ -104,6 +107,24 @@ def _check_rules(matrix: Matrix, places: Mapping[str, str]) -> None:
         for axis, patterns, names in axes:
             for pattern in patterns or ():
                 _require(pattern, names, f"{places[rule.name]}.when.{axis}", axis)
+
+
+def _check_suites(matrix: Matrix, cells: Sequence[Cell], places: Mapping[str, str]) -> None:
+    ids = [cell.id for cell in cells]
+    owners: dict[str, str] = {}
+    for name, suite in matrix.accuracy.items():
+        for pattern in suite.cells:
+            _require(pattern, ids, f"{places[name]}.cells", "cell")
+        for id_ in ids:
+            if not any(fnmatchcase(id_, pattern) for pattern in suite.cells):
+                continue
+            if id_ in owners:
+                raise InvalidData(
+                    f"{places[name]}.cells: {id_} belongs to the suite {owners[id_]!r} already.",
+                    "A cell's accuracy is judged by one set of thresholds.",
+                    "Narrow the patterns of one of the two.",
+                )
+            owners[id_] = name
 
 
 def _require(pattern: str, names: Iterable[str], place: str, sort: str) -> None:

@@ -240,6 +240,59 @@ class Selection(Strict):
         return patterns
 
 
+class AccuracyTask(Strict):
+    """How many items of a task a suite asks."""
+
+    name: Name = Field(description="A file of accuracy/tasks, without .yaml.")
+    items: int = Field(ge=1, description="The first so many items of the task's data.")
+
+
+class PortGate(Strict):
+    """How far the engine may be from transformers in float32 on the same tokens."""
+
+    logprob: float = Field(gt=0, description="Largest difference of one token's logprob, nats.")
+    divergence: float = Field(gt=0, description="Mean Kullback-Leibler divergence, nats.")
+    agreement: float = Field(gt=0, le=1, description="Least share of equal most likely tokens.")
+    tie: float = Field(
+        ge=0, description="Two tokens whose logprobs differ by less are equally likely, nats."
+    )
+
+
+class ChangeGate(Strict):
+    """When a loss against a baseline counts, item by item."""
+
+    alpha: float = Field(gt=0, lt=0.5, description="Chance of a false alarm for one cell.")
+    power: float = Field(gt=0.5, lt=1, description="Chance with which a drop has to be seen.")
+    tolerated: float = Field(
+        gt=0, lt=1, description="A drop of the score that must be excluded to pass, as a share."
+    )
+    flips: float = Field(
+        gt=0, lt=1, description="Share of items that change without a cause, for planning."
+    )
+
+
+class AccuracySuite(Strict):
+    """What the accuracy runs of some cells ask, and by which gates they are judged."""
+
+    name: Name
+    title: str
+    description: str
+    cells: tuple[str, ...] = Field(min_length=1, description="fnmatch patterns on cell ids.")
+    tasks: tuple[AccuracyTask, ...] = Field(
+        default=(), description="None where weights are random, so that scores mean nothing."
+    )
+    port: PortGate
+    change: ChangeGate
+    time_limit: int = Field(gt=0, description="Seconds after which a run is stopped.")
+
+    @field_validator("tasks")
+    @classmethod
+    def _each_once(cls, tasks: tuple[AccuracyTask, ...]) -> tuple[AccuracyTask, ...]:
+        if len({task.name for task in tasks}) != len(tasks):
+            raise ValueError("the same task stands there twice")
+        return tasks
+
+
 class ModelsFile(Strict):
     """The shape of matrix/models/*.yaml."""
 
@@ -280,3 +333,9 @@ class SelectionsFile(Strict):
     """The shape of matrix/selections.yaml."""
 
     selections: tuple[Selection, ...] = Field(min_length=1)
+
+
+class AccuracyFile(Strict):
+    """The shape of matrix/accuracy.yaml."""
+
+    accuracy: tuple[AccuracySuite, ...] = Field(min_length=1)

@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: `python -m perf decode`."""
+"""Command line of the benchmarks: `python -m perf decode|compare`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from perf import compare
 from perf.decode import Result, Settings, measure
 
 STARTED = "ASCEND_MATRIX_PERF_STARTED"
@@ -23,6 +24,8 @@ STARTED = "ASCEND_MATRIX_PERF_STARTED"
 def main(arguments: list[str] | None = None) -> int:
     """Run a benchmark; return the exit code."""
     options = _parser().parse_args(arguments)
+    if options.command == "compare":
+        return compare.run(options)
     if os.environ.get(STARTED) != "1":
         _become_prepared(options)
     from matrix import load
@@ -117,6 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("--threads", type=int, default=os.cpu_count() or 1, metavar="N")
     decode.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     decode.add_argument("--hardware", action="store_true", help="use the NPU of this machine")
+    two = commands.add_parser("compare", help="two trees: counters exactly, host time in pairs")
+    compare.add_arguments(two)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""The command line `python -m reports`: status, table, ingest, export, site."""
+"""The command line `python -m reports`: status, table, ingest, export, comment, site."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import matrix
-from reports import markdown, spool
-from reports.errors import ReportsError, StoreError
-from reports.record import parse
+from reports import comment, markdown, spool
+from reports.errors import RecordError, ReportsError, StoreError
+from reports.record import Record, parse
 from reports.statuses import Status
 from reports.store import Store
 from reports.support import Support, as_json, derive
@@ -64,10 +64,31 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--out", type=Path, metavar="FILE")
     export.set_defaults(run=_export)
 
+    said = commands.add_parser(
+        "comment", parents=[shared], help="what ran, as the comment of a pull request"
+    )
+    chosen = said.add_mutually_exclusive_group()
+    chosen.add_argument("--since", type=_date, metavar="DATE", help="what started then or later")
+    chosen.add_argument(
+        "--run", dest="file", type=Path, metavar="FILE", help="what a run's --json wrote"
+    )
+    said.add_argument("--out", type=Path, metavar="FILE")
+    said.set_defaults(run=_comment)
+
     site = commands.add_parser("site", parents=[shared], help="the documentation with its tables")
     site.add_argument("--out", type=Path, default=Path("build/site"), metavar="DIR")
     site.set_defaults(run=_site)
     return parser
+
+
+def _date(text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no date; write 2026-11-21 or 2026-11-21T05:00"
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _derive(options: argparse.Namespace) -> Support:
@@ -164,15 +185,57 @@ def ingest(store: Store, path: Path) -> bool:
 
 def _export(options: argparse.Namespace) -> int:
     text = json.dumps(as_json(_derive(options)), indent=2, ensure_ascii=False) + "\n"
-    if options.out is None:
-        print(text, end="")
-        return 0
-    try:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        spool.write(options.out, text)
-    except OSError as error:
-        raise StoreError(f"{options.out} cannot be written: {error.strerror}.") from None
+    _write(text, options.out)
     return 0
+
+
+def _write(text: str, out: Path | None) -> None:
+    """Write to a file, whole or not at all, or to standard output."""
+    if out is None:
+        print(text, end="")
+        return
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        spool.write(out, text)
+    except OSError as error:
+        raise StoreError(f"{out} cannot be written: {error.strerror}.") from None
+
+
+def _comment(options: argparse.Namespace) -> int:
+    stored = Store(options.store).records()
+    shown = of_run(options.file) if options.file else stored
+    if options.since:
+        shown = [record for record in stored if record.started >= options.since]
+    told = {record.id for record in shown}
+    first = min((record.started for record in shown), default=None)
+    # Without a choice all records are shown, and nothing is before them.
+    before = [r for r in stored if first and r.started < first and r.id not in told]
+    _write(comment.render(shown, comment.newest(before)), options.out)
+    return 0
+
+
+def of_run(path: Path) -> list[Record]:
+    """Return the records in the file that a run wrote for `--json`.
+
+    Raises:
+        RecordError: the file cannot be read, or holds something else.
+    """
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        documents = [cell["record"] for cell in cells]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.",
+            "The run did not get as far as writing it.",
+            "Name the file that was given to the run's --json.",
+        ) from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise RecordError(
+            f"{path} holds no outcome of a run ({type(error).__name__}: {error}).",
+            "It is another file, or the run only listed its cells.",
+            "Name the file that was given to the run's --json.",
+        ) from None
+    return [parse(d, f"{path}: cells[{n}].record") for n, d in enumerate(documents)]
 
 
 def _site(options: argparse.Namespace) -> int:

@@ -6,7 +6,10 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +17,18 @@ import jinja2
 from markupsafe import Markup, escape
 
 import matrix
+from reports import measures
 from reports.errors import SiteError
-from reports.statuses import MEANINGS, SYMBOLS, Status
+from reports.record import Kind
+from reports.statuses import KINDS, MEANINGS, SYMBOLS, Status
 from reports.store import Store
 from reports.support import DISCLAIMER, Support, as_json, derive
 
 TEMPLATES = Path(__file__).parent / "templates"
 DOCS = Path(__file__).parents[1] / "docs"
-_HISTORY = 12  # runs shown on the page of a cell
+_HISTORY = 200  # runs shown on the page of a cell
 _SAMPLES = 20  # samples shown on the page of a cell
+_FLAGS: Mapping[Kind, str] = {"e2e": "", "accuracy": "", "perf": "--base HEAD~1 "}
 
 
 def build(store_url: str | None, out: Path, now: datetime | None = None) -> Path:
@@ -68,6 +74,8 @@ def pages(support: Support) -> dict[str, str]:
         "matrix": support.matrix,
         "disclaimer": "" if support.on_hardware else DISCLAIMER,
         "symbols": SYMBOLS,
+        "kinds": KINDS,
+        "others": partial(_others, support),
         "meanings": MEANINGS,
     }
     prose, html = _environment(html=False), _environment(html=True)
@@ -79,23 +87,39 @@ def pages(support: Support) -> dict[str, str]:
     for cell_id, status in support.statuses.items():
         if status.state == "unsupported":
             continue
-        context = _cell_context(support, status)
+        context = _cell_context(support, cell_id)
         texts[f"cells/{cell_id}.md"] = template.render({**shared, **context})
     return texts
 
 
-def _cell_context(support: Support, status: Status) -> dict[str, Any]:
-    record = status.record
-    command = f"nox -s {support.kind} -- '{status.cell}'"
+def _cell_context(support: Support, cell: str) -> dict[str, Any]:
+    marks = {kind: support.marks[kind][cell] for kind in KINDS}
+    runs = support.history.get(cell, ())
     return {
-        "status": status,
-        "cell": support.cells[status.cell],
-        "record": record,
-        "versions": record.versions.model_dump(exclude_none=True) if record else {},
-        "samples": record.samples[:_SAMPLES] if record else (),
-        "history": support.history.get(status.cell, ())[:_HISTORY],
-        "command": command,
+        "cell": support.cells[cell],
+        "marks": marks,
+        "simulated": any(mark.evidence == "simulated" for mark in marks.values()),
+        "runs": runs,
+        "history": runs[:_HISTORY],
+        "most_samples": _SAMPLES,
+        "commands": {kind: f"nox -s {kind} -- {flags}'{cell}'" for kind, flags in _FLAGS.items()},
     }
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A status that stands for one kind of runs, or for several of which there are none."""
+
+    kinds: tuple[Kind, ...]
+    status: Status
+
+
+def _others(support: Support, cell: str) -> list[_Mark]:
+    """Return what the table shows below the first status; kinds that never ran share a line."""
+    marks = [(kind, support.marks[kind][cell]) for kind in KINDS if kind != support.kind]
+    never = tuple(kind for kind, mark in marks if mark.state == "never-run")
+    shown = [_Mark((kind,), mark) for kind, mark in marks if mark.state != "never-run"]
+    return [*shown, *([_Mark(never, Status(cell, "never-run"))] if never else [])]
 
 
 def _environment(*, html: bool) -> jinja2.Environment:
@@ -111,7 +135,8 @@ def _environment(*, html: bool) -> jinja2.Environment:
     environment.filters["pretty"] = lambda value: json.dumps(value, indent=2, ensure_ascii=False)
     environment.filters["seconds"] = lambda value: f"{value:.1f} s"
     environment.filters["bound"] = _bound
-    environment.filters["number"] = _number
+    environment.filters["measures"] = measures.measures
+    environment.filters["main_measures"] = measures.main
     return environment
 
 
@@ -125,11 +150,6 @@ def _finalize(value: object) -> object:
 def _bound(label: str) -> str:
     """Return a status label that breaks only before a parenthesis."""
     return label.replace(" ", "\N{NO-BREAK SPACE}").replace("\N{NO-BREAK SPACE}(", " (")
-
-
-def _number(value: float) -> str:
-    """Return a metric's value as people write it: 128, 0.52, 3.1e-06."""
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
 
 
 def _clear(out: Path) -> None:

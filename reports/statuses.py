@@ -23,6 +23,13 @@ SYMBOLS: Mapping[State, str] = {
 }
 """A symbol per state, always shown together with the word."""
 
+KINDS: Mapping[Kind, str] = {
+    "e2e": "end to end",
+    "accuracy": "accuracy",
+    "perf": "performance",
+}
+"""Every kind of run with its name, in the order in which tables show them."""
+
 MEANINGS: Mapping[State, str] = {
     "passed": "the newest run passed, with its proof, on the current versions, and is not old",
     "failed": "a gate failed in the newest run",

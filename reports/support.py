@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
 from typing import Any
 
 from matrix import CannVersion, Cell, Feature, Hardware, Matrix, Model, expand
-from reports.record import Kind
-from reports.statuses import SYMBOLS, Policy, Status, statuses
+from reports.record import Kind, Record
+from reports.statuses import KINDS, SYMBOLS, Policy, Status, statuses
 from reports.store import Store
 
 DISCLAIMER = (
@@ -47,8 +48,10 @@ class Support:
 
     Attributes:
         cells: every cell by id, unsupported ones too.
+        kind: the kind of runs that `statuses` and `tables` are about.
         statuses: cell id to status.
-        history: cell id to its records, newest first, as (started, verdict, seconds, ...).
+        marks: kind of runs to cell id to status, for every kind.
+        history: cell id to its records of every kind, newest first.
     """
 
     matrix: Matrix
@@ -57,19 +60,28 @@ class Support:
     kind: Kind
     cells: Mapping[str, Cell]
     statuses: Mapping[str, Status]
-    history: Mapping[str, Sequence[Any]]
+    marks: Mapping[Kind, Mapping[str, Status]]
+    history: Mapping[str, Sequence[Record]]
     tables: tuple[Table, ...]
 
     @property
     def counts(self) -> Counter[str]:
         """Number of cells in each state that occurs, in the order of the legend."""
-        found = Counter(s.state if s.applicable else "n/a" for s in self.statuses.values())
+        return self.counted(self.kind)
+
+    def counted(self, kind: Kind) -> Counter[str]:
+        """Number of cells in each state that occurs in runs of one kind."""
+        found = Counter(s.state if s.applicable else "n/a" for s in self.marks[kind].values())
         return Counter({state: found[state] for state in (*SYMBOLS, "n/a") if found[state]})
 
     @property
     def on_hardware(self) -> bool:
         """Whether any status rests on a run on a real NPU."""
-        return any(status.evidence == "hardware" for status in self.statuses.values())
+        return any(
+            status.evidence == "hardware"
+            for marks in self.marks.values()
+            for status in marks.values()
+        )
 
 
 def derive(
@@ -84,9 +96,10 @@ def derive(
     if max_age_days is not None:
         policy = Policy(timedelta(days=max_age_days), policy.versions)
     cells = expand(matrix)
-    records = store.records(kind=kind)
-    known = statuses(cells, records, now, policy, kind)
-    history: dict[str, list[Any]] = {}
+    records = store.records()
+    marks = {each: statuses(cells, records, now, policy, each) for each in KINDS}
+    marks["accuracy"] = {cell.id: _asked(matrix, marks["accuracy"][cell.id]) for cell in cells}
+    history: dict[str, list[Record]] = {}
     for record in reversed(records):
         history.setdefault(record.cell, []).append(record)
     return Support(
@@ -95,10 +108,19 @@ def derive(
         policy=policy,
         kind=kind,
         cells={cell.id: cell for cell in cells},
-        statuses=known,
+        statuses=marks[kind],
+        marks=marks,
         history=history,
-        tables=_tables(matrix, cells, known),
+        tables=_tables(matrix, cells, marks[kind]),
     )
+
+
+def _asked(matrix: Matrix, status: Status) -> Status:
+    """Return the status of accuracy, with a word on a cell of which nobody asks it."""
+    patterns = [pattern for suite in matrix.accuracy.values() for pattern in suite.cells]
+    if status.state != "never-run" or any(fnmatchcase(status.cell, p) for p in patterns):
+        return status
+    return replace(status, reason="no suite of matrix/accuracy.yaml asks this cell")
 
 
 def _tables(
@@ -146,15 +168,26 @@ def as_json(support: Support) -> dict[str, Any]:
         "max_age_days": support.policy.max_age / timedelta(days=1),
         "note": "" if support.on_hardware else DISCLAIMER,
         "summary": dict(support.counts),
-        "cells": [_cell(status) for status in support.statuses.values()],
+        "cells": [_cell(status, support) for status in support.statuses.values()],
     }
 
 
-def _cell(status: Status) -> dict[str, Any]:
+def _cell(status: Status, support: Support) -> dict[str, Any]:
+    """Return the status of the chosen kind with its record, and those of all kinds in short."""
+    marks = {kind: statuses[status.cell] for kind, statuses in support.marks.items()}
     return {
         "id": status.cell,
         "state": status.state,
         "reason": status.reason,
         "evidence": status.evidence,
         "record": status.record.document() if status.record else None,
+        "kinds": {
+            kind: {
+                "state": mark.state,
+                "reason": mark.reason,
+                "evidence": mark.evidence,
+                "record": mark.record.id if mark.record else None,
+            }
+            for kind, mark in marks.items()
+        },
     }

@@ -191,9 +191,9 @@ def test_bad_flags(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> 
     assert "usage:" in capsys.readouterr().err
 
 
-def test_the_plan_of_the_real_matrix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_of_the_real_matrix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url, file = f"sqlite:///{tmp_path}/records.sqlite", tmp_path / "plan.json"
-    assert cli.main(["plan", "--store", url, "--json", str(file)]) == 0
+    assert cli.main(["e2e", "--list", "--store", url, "--json", str(file)]) == 0
     assert "Ascend910B1, CANN 9.1.0, 2 devices:" in capsys.readouterr().out
     listed = json.loads(file.read_text())
     assert listed["summary"]["cells"] == len(listed["cells"]) >= 20

@@ -34,7 +34,8 @@ def checkout(tmp_path: Path) -> Path:
 def installed(checkout: Path) -> Path:
     """The same with an environment whose programs end with the status that is asked of them."""
     env = Environment(checkout)
-    for name in ("python", "ruff", "mypy", "lint-imports", "cannsim"):
+    tools = ("ruff", "mypy", "lint-imports", "actionlint", "zizmor")
+    for name in ("python", "cannsim", *tools):
         program = env.path / "bin" / name
         program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text('#!/bin/sh\necho "$0 $*"\nexit ${STATUS:-0}\n')
@@ -67,6 +68,13 @@ def test_one_failing_session_among_several_decides(installed: Path) -> None:
     done = nox(installed, "-s", "lint", "e2e")
     assert done.returncode == 1
     assert "Session e2e was successful" in done.stderr
+
+
+@pytest.mark.parametrize("tool", ["ruff", "mypy", "lint-imports", "actionlint", "zizmor"])
+def test_lint_fails_with_each_of_its_tools(installed: Path, tool: str) -> None:
+    assert nox(installed, "-s", "lint").returncode == 0
+    (installed / ".venv" / "bin" / tool).write_text("#!/bin/sh\nexit 3\n")
+    assert nox(installed, "-s", "lint").returncode == 3
 
 
 def test_a_problem_with_the_environment_is_infrastructure(checkout: Path, tmp_path: Path) -> None:

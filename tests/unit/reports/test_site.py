@@ -14,6 +14,13 @@ from tests.unit.reports.conftest import CELL, NOW, record
 
 HOSTILE = "`````\n``````````\n</pre><script>alert(1)</script> *x* {raw} | $y$"
 
+SCORE = {
+    "hellaswag/score": {"value": 0.37, "unit": "share"},
+    "hellaswag/low": {"value": 0.282, "unit": "share"},
+    "hellaswag/high": {"value": 0.468, "unit": "share"},
+    "hellaswag/items": {"value": 100, "unit": "items"},
+}
+
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -23,6 +30,19 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.add(record())
     error = {"class": "GateFailed", "message": HOSTILE, "log_tail": HOSTILE}
     store.add(record("llama/base/cann-9.1.0/a2", verdict="failed", error=error))
+    store.add(record("qwen3/logprobs/cann-9.1.0/a2"))
+    for day, verdict in (("19", "failed"), ("20", "passed")):
+        store.add(
+            record(
+                "qwen3/logprobs/cann-9.1.0/a2",
+                kind="accuracy",
+                verdict=verdict,
+                started=f"2026-11-{day}T10:00:00Z",
+                metrics=SCORE,
+                run_url="https://ci.example/runs/7",
+            )
+        )
+    store.add(record("qwen3/logprobs/cann-9.1.0/a2", kind="perf", verdict="inconclusive"))
     return site.build(f"sqlite:///{folder}/records.sqlite", folder / "site", NOW)
 
 
@@ -81,7 +101,54 @@ def test_hostile_log_stays_text(built: Path) -> None:
     assert "<script>alert(1)" not in page
     # Once in the message and once in the log: neither ends the block and becomes markup.
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt; *x* {raw} | $y$") == 2
-    assert "<h2>Versions</h2>" in page, "the page goes on after the log"
+    assert "<summary>Versions</summary>" in page, "the page goes on after the log"
+
+
+def text_of(page: Path) -> str:
+    """Return what a reader sees, with white space as it is read."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page.read_text())).split())
+
+
+def test_page_shows_every_kind_with_what_it_measured(built: Path) -> None:
+    text = text_of(built / "cells/qwen3/logprobs/cann-9.1.0/a2.html")
+    assert "End to end ✔ passed simulated 2026-11-21 10:00 equal tokens 128 tokens" in text
+    assert (
+        "Accuracy ✔ passed simulated 2026-11-20 10:00 hellaswag 37.0 % (28.2 % to 46.8 %)" in text
+    )
+    assert "Performance ≈ inconclusive simulated 2026-11-21 10:00" in text
+
+
+def test_page_says_what_never_ran(built: Path) -> None:
+    text = text_of(built / f"cells/{CELL}.html")
+    assert "Accuracy ○ never run" in text
+    assert "Performance ○ never run" in text
+    unasked = text_of(built / "cells/llama/logprobs/cann-9.1.0/a2.html")
+    assert "no suite of matrix/accuracy.yaml asks this cell" in unasked
+
+
+def test_history_has_every_run_newest_first(built: Path) -> None:
+    page = (built / "cells/qwen3/logprobs/cann-9.1.0/a2.html").read_text()
+    history = page.split("<h2>History")[1]
+    rows = re.findall(r"<tr id=.*?</tr>", history, re.DOTALL)
+    found = [re.findall(r"2026-11-\d\d|accuracy|performance|end to end", row) for row in rows]
+    assert [row[0] for row in found] == sorted((row[0] for row in found), reverse=True)
+    assert len(rows) == 4
+    assert {kind for row in found for kind in row[1:]} == {"accuracy", "performance", "end to end"}
+    assert rows[-1].count("https://ci.example/runs/7") == 1
+    assert 'aria-label="accuracy, oldest first: failed, passed"' in history
+    assert history.count("<rect ") == 4
+
+
+def test_table_shows_every_kind_and_leads_to_its_section(built: Path) -> None:
+    text = (built / "support.html").read_text()
+    links = re.findall(r'class="am-mark am-([^"]*)" href="([^"]*)#([^"]*)"', text)
+    cell = "cells/qwen3/logprobs/cann-9.1.0/a2.html"
+    assert ("passed", cell, "accuracy") in links
+    assert ("inconclusive", cell, "performance") in links
+    assert ("never-run", f"cells/{CELL}.html", "accuracy") in links
+    for _, page, anchor in links:
+        if page == cell:
+            assert f'id="{anchor}"' in (built / page).read_text()
 
 
 def test_data_stands_beside_the_page(built: Path) -> None:
