@@ -40,6 +40,12 @@ class UnknownPattern(MatrixError):
     """A pattern matches no cell at all, so it is probably mistyped."""
 
 
+class DeviceError(MatrixError):
+    """No simulated device could be had."""
+
+    exit_code: ClassVar[int] = 3
+
+
 class EmptySelection(MatrixError):
     """What was asked for exists, and nothing of it can be run."""
 

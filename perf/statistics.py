@@ -7,8 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-"""Student's t at 0.975 for 1 to 10 degrees of freedom (any statistics textbook)."""
+from scipy.stats import t as student
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,6 @@ def ratio_interval(numerators: Sequence[float], denominators: Sequence[float]) -
     mean = statistics.fmean(logs)
     if len(logs) == 1:
         return Interval(math.exp(mean), math.nan, math.nan)
-    quantile = T_975[min(len(logs) - 1, len(T_975)) - 1]
+    quantile = float(student.ppf(0.975, len(logs) - 1))
     half = quantile * statistics.stdev(logs) / math.sqrt(len(logs))
     return Interval(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
