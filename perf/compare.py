@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -57,7 +58,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-dirty", action="store_true", help="compare a working tree with changes"
     )
     parser.add_argument(
-        "--pairs", type=_count, default=6, metavar="N", help="measured pairs of one start"
+        "--pairs", type=_count, default=6, metavar="N", help="measured pairs of one start at least"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=20,
+        metavar="S",
+        help="for which one start measures pairs at least (default: 20)",
     )
     parser.add_argument(
         "--starts",
@@ -203,7 +211,7 @@ def _measure(
             about = head.ready()
             for finding in left:
                 finding.layers = int(about["layers"])
-                interleave(finding, base, head, options.pairs, start)
+                interleave(finding, base, head, options.pairs, options.seconds, start)
                 report(f"{cell.id}, batch {finding.batch}: {_so_far(finding)}")
     return list(findings.values()), about
 
@@ -213,7 +221,9 @@ def _so_far(finding: Finding) -> str:
     return f"{len(finding.base)} pairs, counters {finding.counters}, time {ratio}"
 
 
-def interleave(finding: Finding, base: Any, head: Any, pairs: int, start: int = 0) -> None:
+def interleave(
+    finding: Finding, base: Any, head: Any, pairs: int, seconds: float = 0, start: int = 0
+) -> None:
     """Measure pair after pair, each side first in every other, so that drift hits both.
 
     Two of each go before and are dropped: they fill caches, and the allocator's pool grows once
@@ -223,16 +233,21 @@ def interleave(finding: Finding, base: Any, head: Any, pairs: int, start: int = 
         finding: gets what was measured.
         base: the base's process.
         head: the head's.
-        pairs: how many are kept.
+        pairs: how many are kept at least.
+        seconds: for which pairs are measured at least.
         start: the number of this start of both.
     """
-    for number in range(-2, pairs):
+    end = time.monotonic() + seconds
+    for number in itertools.count(-2):
+        if number >= pairs and time.monotonic() >= end:
+            break
         order = [(base, finding.base), (head, finding.head)]
         for side, measured in order if number % 2 else reversed(order):
             found = side.measure(finding.batch)
             if number >= 0:
                 measured.append(found)
-    finding.starts += [start] * pairs
+        if number >= 0:
+            finding.starts.append(start)
 
 
 def _spec(cell: Cell, tree: Tree, options: argparse.Namespace) -> Spec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import geometric_mean
@@ -141,7 +142,8 @@ class Finding:
         One that is not the same in all runs of a side counts as differing only where every run of
         the head is on the same side of every run of the base.
         """
-        pairs = [compare(b, h, self.layers) for b in self.base for h in self.head]
+        base, head = distinct(self.base), distinct(self.head)
+        pairs = [compare(b, h, self.layers) for b in base for h in head]
         found = {change.key: change for change in pairs[0]}
         for others in pairs[1:]:
             direction = {change.key: change.worse for change in others}
@@ -153,8 +155,9 @@ class Finding:
         """What differed between measurements of one side, so that it cannot be compared."""
         found = []
         for name, runs in (("base", self.base), ("head", self.head)):
-            for run in runs[1:]:
-                changes = compare(runs[0], run, self.layers)
+            first, *others = distinct(runs)
+            for run in others:
+                changes = compare(first, run, self.layers)
                 found += [f"{name}: {c}" for c in changes if c.group not in GROWING]
         return list(dict.fromkeys(found))
 
@@ -268,6 +271,15 @@ def compare(base: Mapping[str, Any], head: Mapping[str, Any], layers: int) -> li
         peaks = int(base["peak_memory"]), int(head["peak_memory"])
         found.append(Change("process", "peak_memory", "peak", *peaks, 0, layers))
     return sorted(found, key=lambda change: not change.gating)
+
+
+def distinct(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the measurements that counted differently, in order: one, where all is steady."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        counted = json.dumps([*(run[phase] for phase in PHASES), run["peak_memory"]])
+        found.setdefault(counted, run)
+    return list(found.values())
 
 
 def flatten(counters: Counters) -> dict[tuple[str, str], int]:

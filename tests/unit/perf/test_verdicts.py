@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perf.verdicts import overall
+from perf.verdicts import distinct, overall
 from tests.unit.perf.measured import LAYERS, STEPS, finding, measurement
 
 
@@ -170,3 +170,10 @@ def test_one_start_can_pass_and_unsteady_or_worse_counters_need_no_other() -> No
     worse = finding(head, ratios=(1.3, 1.3))
     worse.starts = [0, 0]
     assert not worse.undecided
+
+
+def test_runs_that_counted_alike_are_compared_once() -> None:
+    one, other = measurement(0.01), measurement(0.02)
+    other["decode"]["engine"]["steps"] += 1
+    again = {**measurement(0.03), "tokens": "def"}
+    assert distinct([one, other, again]) == [one, other]
