@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import geometric_mean
 from typing import Any, Literal
 
-from perf.statistics import Interval, ratio_interval
+from perf.statistics import Interval, interval_of
 
 Verdict = Literal["passed", "failed", "inconclusive"]
 Counters = Mapping[str, Mapping[str, Any]]
@@ -173,20 +172,14 @@ class Finding:
         Where a process lies in memory makes it faster or slower for as long as it lives, by a few
         percent: pairs of one start share that, and count as one where there are several starts.
         """
-        head, base = self._seconds(self.head), self._seconds(self.base)
-        if self._starts > 1:
-            head, base = self._per_start(head), self._per_start(base)
-        return ratio_interval(head, base)
-
-    @staticmethod
-    def _seconds(runs: Sequence[Mapping[str, Any]]) -> list[float]:
-        return [float(run["seconds_per_step"]) for run in runs]
-
-    def _per_start(self, seconds: Sequence[float]) -> list[float]:
-        found: dict[int, list[float]] = {}
-        for start, value in zip(self.starts, seconds, strict=True):
-            found.setdefault(start, []).append(value)
-        return [geometric_mean(values) for values in found.values()]
+        ratios: dict[int, list[float]] = {}
+        for start, base, head in zip(self.starts, self.base, self.head, strict=True):
+            ratio = float(head["seconds_per_step"]) / float(base["seconds_per_step"])
+            ratios.setdefault(start, []).append(ratio)
+        if len(ratios) > 1:
+            means = [interval_of(values).mean for values in ratios.values()]
+            return interval_of(means)
+        return interval_of(*ratios.values())
 
     @property
     def time(self) -> Verdict:
