@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 import matrix
-from accuracy import errors, loading, records, runs
+from accuracy import loading, records, runs
 from accuracy.errors import AccuracyError, EngineError, MissingBaseline, UnknownTask
 from accuracy.gates import Change, Port, Position, judge_change, judge_port
-from matrix import AccuracySuite, Cell, MatrixError
+from matrix import AccuracySuite, Cell, MatrixError, errors
 from matrix.errors import DeviceError, EmptySelection, did_you_mean
 from reports import outcome
 from reports.errors import ReportsError, StoreError

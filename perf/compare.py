@@ -103,7 +103,7 @@ def _run(options: argparse.Namespace, root: Path) -> int:
     console = Console(stderr=True)
 
     def report(line: str) -> None:
-        console.print(line, style="dim", highlight=False, markup=False)
+        console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
 
     cells = chosen(options.patterns)
     store = Store(options.store)

@@ -6,10 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from matrix.errors import GATE_FAILED, INCONCLUSIVE, INFRASTRUCTURE, PASSED
 from reports.record import Record
-
-PASSED, GATE_FAILED, BAD_USAGE, INFRASTRUCTURE, INCONCLUSIVE, NOTHING_SELECTED = range(6)
-"""Exit codes of every command of the harness that runs cells."""
 
 
 def document(records: Sequence[Record]) -> dict[str, Any]:
