@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,11 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 import matrix
-from accuracy import errors, loading, records, runs
+from accuracy import loading, records, runs
 from accuracy.errors import AccuracyError, EngineError, MissingBaseline, UnknownTask
 from accuracy.gates import Change, Port, Position, judge_change, judge_port
-from matrix import AccuracySuite, Cell, MatrixError
-from matrix.errors import EmptySelection, did_you_mean
+from matrix import AccuracySuite, Cell, MatrixError, errors
+from matrix.errors import DeviceError, EmptySelection, did_you_mean
+from reports import outcome
 from reports.errors import ReportsError, StoreError
 from reports.record import Record
 from reports.store import Store
@@ -190,8 +190,8 @@ def _run(options: argparse.Namespace) -> int:
             console.print(f"error: {error}", style="red", highlight=False)
         show(record)
     if options.json:
-        _write(options.json, outcome(done))
-    return exit_code(done, problems)
+        _write(options.json, outcome.document(done))
+    return outcome.exit_code(done, problems)
 
 
 def _list(chosen: Sequence[Job], file: Path | None) -> int:
@@ -234,7 +234,7 @@ def execute(job: Job, folder: Path, baseline: Record | None, options: argparse.N
             threads=options.threads,
             time_limit=job.suite.time_limit,
         )
-    except EngineError as error:
+    except (EngineError, DeviceError) as error:
         seconds = time.monotonic() - clock
         return records.make_error(job.cell, error, runs.tail(log), started, seconds, log)
     seconds = time.monotonic() - clock
@@ -426,34 +426,6 @@ def _show_change(cell: str, newest: Record, baseline: Record, change: Change) ->
     print(f"  true drop at most {change.at_most:.1%}; {_seen(change.detectable)}")
     for reason in change.reasons:
         print(f"  {reason}")
-
-
-def outcome(done: Sequence[Record]) -> dict[str, Any]:
-    """Return what --json writes: every cell with its record, and how many ended in which way."""
-    cells = [
-        {
-            "id": record.cell,
-            "kind": record.kind,
-            "verdict": record.verdict,
-            "evidence": record.evidence,
-            "seconds": record.seconds,
-            "record": record.document(),
-        }
-        for record in done
-    ]
-    counts = Counter[str](record.verdict for record in done)
-    names = ("passed", "failed", "error", "inconclusive")
-    return {"cells": cells, "summary": {name: counts[name] for name in names}}
-
-
-def exit_code(done: Sequence[Record], problems: int) -> int:
-    """Return the code for a whole run; a gate that failed counts most."""
-    verdicts = {record.verdict for record in done}
-    if "failed" in verdicts:
-        return errors.GATE_FAILED
-    if "error" in verdicts or problems:
-        return errors.INFRASTRUCTURE
-    return errors.INCONCLUSIVE if "inconclusive" in verdicts else errors.PASSED
 
 
 def _write(file: Path, content: object) -> None:

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from accuracy.errors import MissingBaseline
 from accuracy.gates import Change, Outcomes, Port, interval
 from matrix import Cell
-from reports.record import Chip, Failure, Metric, Record, Verdict, Versions
+from reports.provenance import failure, versions
+from reports.record import Chip, Metric, Record, Verdict
 
 LATEST = "latest"
 """The word for the newest record that can be a baseline."""
-
-DISTRIBUTIONS = {
-    "plugin": "vllm-ascend",
-    "vllm": "vllm",
-    "torch": "torch",
-    "torch_npu": "torch-npu",
-    "transformers": "transformers",
-    "cannsim": "cannsim",
-}
-"""The record's name for a component, and the distribution that tells its version."""
 
 
 def make(
@@ -92,11 +79,6 @@ def make_error(
     return _record(cell, "error", started, seconds, log, error=told)
 
 
-def failure(kind: str, message: str, log_tail: str = "") -> Failure:
-    """The part of a record that says why a run did not pass."""
-    return Failure.model_validate({"class": kind, "message": message, "log_tail": log_tail})
-
-
 def _record(
     cell: Cell, verdict: Verdict, started: datetime, seconds: float, log: Path, **parts: Any
 ) -> Record:
@@ -105,7 +87,7 @@ def _record(
         kind="accuracy",
         verdict=verdict,
         evidence="simulated",
-        versions=versions(cell.cann.version),
+        versions=versions(cell.cann.version, simulated=True),
         hardware=Chip(chip=cell.hardware.soc, cards=cell.feature.cards),
         runner="simulated",
         started=started,
@@ -248,38 +230,6 @@ def choose(records: Sequence[Record], cell: str, name: str, store: str) -> Recor
             f"That record has the verdict {elsewhere.verdict} and {len(elsewhere.samples)} answers."
         )
     raise MissingBaseline(f"{cell}: {name!r} is no baseline.", why, hint)
-
-
-# ----------------------------------------------------------------------------------------- versions
-
-
-def versions(cann: str) -> Versions:
-    """Return the versions of everything, read from what is installed and from git."""
-    found = {part: _installed(name) for part, name in DISTRIBUTIONS.items()}
-    commit, dirty = _checkout(Path(__file__).resolve().parent.parent)
-    return Versions(
-        cann=cann, commit=commit, dirty=dirty, python=platform.python_version(), **found
-    )
-
-
-@lru_cache
-def _installed(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-@lru_cache
-def _checkout(root: Path) -> tuple[str | None, bool | None]:
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(root), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.CalledProcessError):
-        return None, None
 
 
 def describe(change: Change) -> dict[str, Any]:

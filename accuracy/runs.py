@@ -13,7 +13,7 @@ from typing import Any
 
 from accuracy.errors import EngineError
 from accuracy.worker import Spec
-from matrix import Cell
+from matrix import Cell, devices
 from matrix.checkpoints import materialise
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,6 +61,7 @@ def measure(
 
     Raises:
         CheckpointError: the model cannot be built.
+        DeviceError: there is no simulated device.
         EngineError: the process died, hung or left nothing.
     """
     checkpoint = str(materialise(cell.model))
@@ -84,7 +85,7 @@ def _process(
     out.unlink(missing_ok=True)
     environment = {
         **os.environ,
-        **device(cell, str(spec.engine["dtype"])),
+        **devices.simulated(cell.hardware.soc, cell.cann.version, str(spec.engine["dtype"])),
         **QUIET,
         "HF_DATASETS_CACHE": str(folder / "datasets"),
     }
@@ -122,30 +123,6 @@ def arguments(cell: Cell) -> dict[str, Any]:
         **cell.model.engine,
         **cell.feature.engine,
     }
-
-
-def device(cell: Cell, dtype: str) -> dict[str, str]:
-    """Return the variables under which a process finds the cell's simulated NPU.
-
-    Raises:
-        EngineError: the simulator's command is missing, or knows no such chip or version.
-    """
-    command = [str(Path(sys.executable).with_name("cannsim")), "env", "--json"]
-    command += ["--chip", cell.hardware.soc, "--cann", cell.cann.version, "--devices", "1"]
-    if dtype == "float32":
-        # The chip's fused attention takes 16-bit types only.
-        command += ["--extension", "float32-attention"]
-    try:
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found: dict[str, str] = json.loads(done.stdout)
-    except (OSError, subprocess.CalledProcessError, ValueError) as error:
-        detail = (getattr(error, "stderr", None) or str(error)).strip()
-        raise EngineError(
-            f"`{' '.join(command)}` gave no environment: {detail}",
-            "The simulator is not installed beside this Python, or knows no such chip.",
-            "Use `nox -s accuracy`; it sets the environment up.",
-        ) from error
-    return found
 
 
 def tail(log: Path, lines: int = LOG_TAIL) -> str:

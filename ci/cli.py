@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -37,6 +36,7 @@ from ci.plan import Job, Plan
 from ci.runners import CellError, Result, Runner
 from ci.runners.simulated import Settings, Simulated
 from matrix import Cell, MatrixError
+from reports import outcome
 from reports.errors import ReportsError, StoreError
 from reports.record import Record
 from reports.store import Store
@@ -368,23 +368,7 @@ def finish(recorder: Recorder, console: Console, file: Path | None, seconds: flo
             style="red",
         )
     if file is not None:
-        write_json(file, outcome(recorder))
-
-
-def outcome(recorder: Recorder) -> dict[str, Any]:
-    """What ``--json`` writes: every cell with its record, and how many ended in which way."""
-    cells = [
-        {
-            "id": record.cell,
-            "kind": record.kind,
-            "verdict": record.verdict,
-            "evidence": record.evidence,
-            "seconds": record.seconds,
-            "record": record.document(),
-        }
-        for _, record in recorder.results
-    ]
-    return {"cells": cells, "summary": display.count(result for result, _ in recorder.results)}
+        write_json(file, outcome.document([record for _, record in recorder.results]))
 
 
 def exit_code(recorder: Recorder, prepared: checkpoints.Checkpoints) -> int:
@@ -392,14 +376,11 @@ def exit_code(recorder: Recorder, prepared: checkpoints.Checkpoints) -> int:
 
     A checkpoint that could not be made gives its own code, as long as no gate failed.
     """
-    counts = display.count(result for result, _ in recorder.results)
-    if counts["failed"]:
-        return errors.GATE_FAILED
-    if prepared.failures:
+    records = [record for _, record in recorder.results]
+    code = outcome.exit_code(records, len(recorder.problems))
+    if prepared.failures and code != errors.GATE_FAILED:
         return next(iter(prepared.failures.values())).exit_code
-    if counts["error"] or recorder.problems:
-        return errors.INFRASTRUCTURE
-    return errors.INCONCLUSIVE if counts["inconclusive"] else errors.PASSED
+    return code
 
 
 def run_folder(parent: Path) -> Path:

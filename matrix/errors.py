@@ -1,4 +1,4 @@
-"""The errors of the matrix: one class per cause, each with its exit code."""
+"""Exit codes, and the errors of the matrix: one class per cause, each with its code."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+PASSED, GATE_FAILED, BAD_USAGE, INFRASTRUCTURE, INCONCLUSIVE, NOTHING_SELECTED = range(6)
+"""Exit codes of every command of the harness."""
 
-class MatrixError(Exception):
-    """Something about the matrix or about what was asked of it is wrong.
 
-    The message has three parts: what happened, why that usually is, and what to do.
-    """
+class HarnessError(Exception):
+    """A problem told in three parts: what happened, why that usually is, and what to do."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: ClassVar[int] = BAD_USAGE
 
     def __init__(self, what: str, why: str = "", fix: str = "") -> None:
         self.what, self.why, self.fix = what, why, fix
         super().__init__("\n".join(part for part in (what, why, fix) if part))
+
+
+class MatrixError(HarnessError):
+    """Something about the matrix or about what was asked of it is wrong."""
 
 
 class InvalidData(MatrixError):
@@ -40,10 +44,16 @@ class UnknownPattern(MatrixError):
     """A pattern matches no cell at all, so it is probably mistyped."""
 
 
+class DeviceError(MatrixError):
+    """No simulated device could be had."""
+
+    exit_code: ClassVar[int] = INFRASTRUCTURE
+
+
 class EmptySelection(MatrixError):
     """What was asked for exists, and nothing of it can be run."""
 
-    exit_code: ClassVar[int] = 5
+    exit_code: ClassVar[int] = NOTHING_SELECTED
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:

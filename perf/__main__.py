@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from matrix import devices
+from matrix.errors import MatrixError, UnknownPattern, did_you_mean
 from perf import compare
 from perf.decode import Result, Settings, measure
 
@@ -26,13 +27,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "compare":
         return compare.run(options)
-    if os.environ.get(STARTED) != "1":
-        _become_prepared(options)
     from matrix import load
     from matrix.checkpoints import materialise
-    from matrix.errors import MatrixError, UnknownPattern, did_you_mean
 
     try:
+        if os.environ.get(STARTED) != "1":
+            _become_prepared(options)
         models = load().models
         if options.model not in models:
             raise UnknownPattern(
@@ -139,21 +139,12 @@ def _become_prepared(options: argparse.Namespace) -> None:
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING"),
     }
-    if not options.hardware and not simulated():
-        variables |= _simulator(options.dtype)
+    if not options.hardware:
+        chip, cann = (os.environ.get(f"CANNSIM_{name}") for name in ("CHIP", "CANN"))
+        variables |= devices.simulated(chip or "Ascend910B1", cann or "9.1.0", options.dtype)
     os.execve(
         sys.executable, [sys.executable, "-m", "perf", *sys.argv[1:]], {**os.environ, **variables}
     )
-
-
-def _simulator(dtype: str) -> dict[str, str]:
-    """The variables under which a process finds a simulated NPU."""
-    command = [str(Path(sys.executable).with_name("cannsim")), "env", "--json"]
-    if dtype == "float32":
-        # The chip's fused attention takes 16-bit types only.
-        command += ["--extension", "float32-attention"]
-    found: dict[str, str] = json.loads(subprocess.check_output(command, text=True))
-    return found
 
 
 if __name__ == "__main__":

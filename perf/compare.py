@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,12 +18,12 @@ from rich.table import Table
 
 from matrix import Cell, expand, load, select
 from matrix.errors import EmptySelection, MatrixError
-from perf import errors, markdown, processes, records, trees
+from perf import markdown, processes, records, trees
 from perf.errors import PerfError
 from perf.trees import Tree
 from perf.verdicts import Finding
 from perf.worker import Spec
-from reports import Record, Store
+from reports import Record, Store, outcome
 from reports.errors import ReportsError, StoreError
 
 DEFAULT = ("smollm2-135m/base/cann-9.1.0/a2", "qwen3/base/cann-9.1.0/a2")
@@ -57,7 +57,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-dirty", action="store_true", help="compare a working tree with changes"
     )
-    parser.add_argument("--pairs", type=_count, default=6, metavar="N", help="measured pairs")
+    parser.add_argument(
+        "--pairs", type=_count, default=6, metavar="N", help="measured pairs of one start at least"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=20,
+        metavar="S",
+        help="for which one start measures pairs at least (default: 20)",
+    )
+    parser.add_argument(
+        "--starts",
+        type=_count,
+        default=5,
+        metavar="N",
+        help="how often both engines are started at most, to tell whether the head is slower",
+    )
     parser.add_argument(
         "--margin",
         type=_share,
@@ -87,7 +103,7 @@ def _run(options: argparse.Namespace, root: Path) -> int:
     console = Console(stderr=True)
 
     def report(line: str) -> None:
-        console.print(line, style="dim", highlight=False, markup=False)
+        console.print(line, style="dim", highlight=False, markup=False, soft_wrap=True)
 
     cells = chosen(options.patterns)
     store = Store(options.store)
@@ -111,8 +127,8 @@ def _run(options: argparse.Namespace, root: Path) -> int:
         text = markdown.comment(pair[0].label, pair[1].label, findings, broken)
         _write(options.markdown, text)
     if options.json:
-        _write(options.json, json.dumps(outcome(done), indent=1) + "\n")
-    return exit_code(done, lost)
+        _write(options.json, json.dumps(outcome.document(done), indent=1) + "\n")
+    return outcome.exit_code(done, lost)
 
 
 def chosen(patterns: Sequence[str]) -> list[Cell]:
@@ -178,34 +194,60 @@ def _measure(
     report: Callable[[str], None],
 ) -> tuple[list[Finding], dict[str, Any]]:
     specs = [_spec(cell, tree, options) for tree in pair]
-    limit = options.time_limit
-    with (
-        processes.Worker(cell, pair[0], specs[0], folder / "base", limit) as base,
-        processes.Worker(cell, pair[1], specs[1], folder / "head", limit) as head,
-    ):
-        report(f"{cell.id}: starting an engine of {pair[0].label} and one of {pair[1].label}")
-        about = base.ready(), head.ready()
-        findings = []
-        for batch in BATCHES.get(cell.model.name, OTHERS):
-            finding = Finding(cell.id, batch, options.margin, int(about[0]["layers"]))
-            interleave(finding, base, head, options.pairs)
-            report(f"{cell.id}, batch {batch}: {options.pairs} pairs, {finding.verdict}")
-            findings.append(finding)
-    return findings, about[1]
+    batches = BATCHES.get(cell.model.name, OTHERS)
+    findings = {batch: Finding(cell.id, batch, options.margin, 0) for batch in batches}
+    about: dict[str, Any] = {}
+    for start in range(options.starts):
+        left = [finding for finding in findings.values() if not start or finding.undecided]
+        if not left:
+            break
+        again = f" again ({start + 1} of at most {options.starts})" if start else ""
+        report(f"{cell.id}: starting {pair[0].label} and {pair[1].label}{again}")
+        with (
+            processes.Worker(cell, pair[0], specs[0], folder / "base", options.time_limit) as base,
+            processes.Worker(cell, pair[1], specs[1], folder / "head", options.time_limit) as head,
+        ):
+            base.ready()
+            about = head.ready()
+            for finding in left:
+                finding.layers = int(about["layers"])
+                interleave(finding, base, head, options.pairs, options.seconds, start)
+                report(f"{cell.id}, batch {finding.batch}: {_so_far(finding)}")
+    return list(findings.values()), about
 
 
-def interleave(finding: Finding, base: Any, head: Any, pairs: int) -> None:
+def _so_far(finding: Finding) -> str:
+    ratio = markdown.interval(finding.ratio)
+    return f"{len(finding.base)} pairs, counters {finding.counters}, time {ratio}"
+
+
+def interleave(
+    finding: Finding, base: Any, head: Any, pairs: int, seconds: float = 0, start: int = 0
+) -> None:
     """Measure pair after pair, each side first in every other, so that drift hits both.
 
     Two of each go before and are dropped: they fill caches, and the allocator's pool grows once
     more in the second.
+
+    Args:
+        finding: gets what was measured.
+        base: the base's process.
+        head: the head's.
+        pairs: how many are kept at least.
+        seconds: for which pairs are measured at least.
+        start: the number of this start of both.
     """
-    for number in range(-2, pairs):
+    end = time.monotonic() + seconds
+    for number in itertools.count(-2):
+        if number >= pairs and time.monotonic() >= end:
+            break
         order = [(base, finding.base), (head, finding.head)]
         for side, measured in order if number % 2 else reversed(order):
             found = side.measure(finding.batch)
             if number >= 0:
                 measured.append(found)
+        if number >= 0:
+            finding.starts.append(start)
 
 
 def _spec(cell: Cell, tree: Tree, options: argparse.Namespace) -> Spec:
@@ -282,34 +324,6 @@ def table(pair: tuple[Tree, Tree], findings: Sequence[Finding]) -> Table:
             f"[{styles[finding.verdict]}]{finding.verdict}[/]",
         )
     return made
-
-
-def outcome(done: Sequence[Record]) -> dict[str, Any]:
-    """Return what --json writes: every cell with its record, and how many ended in which way."""
-    cells = [
-        {
-            "id": record.cell,
-            "kind": record.kind,
-            "verdict": record.verdict,
-            "evidence": record.evidence,
-            "seconds": record.seconds,
-            "record": record.document(),
-        }
-        for record in done
-    ]
-    counts = Counter[str](record.verdict for record in done)
-    names = ("passed", "failed", "error", "inconclusive")
-    return {"cells": cells, "summary": {name: counts[name] for name in names}}
-
-
-def exit_code(done: Sequence[Record], lost: int) -> int:
-    """Return the code for a whole run; a gate that failed counts most."""
-    verdicts = {record.verdict for record in done}
-    if "failed" in verdicts:
-        return errors.GATE_FAILED
-    if "error" in verdicts or lost:
-        return errors.INFRASTRUCTURE
-    return errors.INCONCLUSIVE if "inconclusive" in verdicts else errors.PASSED
 
 
 def _write(file: Path, text: str) -> None:

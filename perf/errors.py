@@ -4,21 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-PASSED, GATE_FAILED, BAD_USAGE, INFRASTRUCTURE, INCONCLUSIVE = range(5)
-"""Exit codes, as everywhere in this project; 5 (nothing selected) comes from the matrix."""
+from matrix.errors import INFRASTRUCTURE, HarnessError
 
 
-class PerfError(Exception):
-    """Something about a comparison or what was asked of it is wrong.
-
-    The message has three parts: what happened, why that usually is, and what to do.
-    """
-
-    exit_code: ClassVar[int] = BAD_USAGE
-
-    def __init__(self, what: str, why: str = "", fix: str = "") -> None:
-        self.what, self.why, self.fix = what, why, fix
-        super().__init__("\n".join(part for part in (what, why, fix) if part))
+class PerfError(HarnessError):
+    """Something about a comparison or what was asked of it is wrong."""
 
 
 class TreeError(PerfError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from matrix import Cell
+from matrix import Cell, devices
 from perf.errors import EngineError
 from perf.trees import Tree
 from perf.worker import Spec
@@ -150,30 +150,16 @@ def environment(cell: Cell, tree: Tree, dtype: str, threads: int, folder: Path) 
     """Return the variables of one tree's process.
 
     Raises:
-        EngineError: the tree's simulator gives no environment.
+        DeviceError: the tree's simulator gives no environment.
     """
     ours = {k: v for k, v in os.environ.items() if not k.startswith("CANNSIM_")}
     path = os.pathsep.join([*tree.import_path, *filter(None, [ours.get("PYTHONPATH")])])
     ours |= {"PYTHONPATH": path}
-    command = [sys.executable, "-m", "cannsim", "env", "--json"]
-    command += ["--chip", cell.hardware.soc, "--cann", cell.cann.version, "--devices", "1"]
-    if dtype == "float32":
-        # The chip's fused attention takes 16-bit types only.
-        command += ["--extension", "float32-attention"]
     # A simulator of its own keeps its toolkit folder apart from the installed one's.
     cache = {"XDG_CACHE_HOME": str(tree.simulator / "cache")} if tree.simulator else {}
-    try:
-        done = subprocess.run(
-            command, check=True, capture_output=True, text=True, env=ours | cache, cwd=folder
-        )
-        found: dict[str, str] = json.loads(done.stdout)
-    except (OSError, subprocess.CalledProcessError, ValueError) as error:
-        detail = (getattr(error, "stderr", None) or str(error)).strip()
-        raise EngineError(
-            f"`{' '.join(command)}` gave no environment: {detail}",
-            f"{tree.label}: its simulator is not installed, or knows no such chip.",
-            "Use `nox -s perf`; it sets the environment up.",
-        ) from error
+    found = devices.simulated(
+        cell.hardware.soc, cell.cann.version, dtype, environment=ours | cache, folder=folder
+    )
     counts = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     return {**ours, **found, **QUIET, **counts}
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -12,17 +10,8 @@ from typing import Any
 from matrix import Cell
 from perf.trees import Tree
 from perf.verdicts import PHASES, Finding, flatten, overall
-from reports.record import Chip, Failure, Metric, Record, Versions
-
-DISTRIBUTIONS = {
-    "plugin": "vllm-ascend",
-    "vllm": "vllm",
-    "torch": "torch",
-    "torch_npu": "torch-npu",
-    "transformers": "transformers",
-    "cannsim": "cannsim",
-}
-"""The record's name for a component, and the distribution that tells its version."""
+from reports import provenance
+from reports.record import Chip, Metric, Record, Versions
 
 
 def make(
@@ -53,7 +42,7 @@ def make(
         kind="perf",
         verdict=verdict,
         evidence="simulated",
-        versions=versions(cell.cann.version, trees[1]),
+        versions=versions(cell, trees[1]),
         hardware=Chip(chip=cell.hardware.soc, cards=cell.feature.cards),
         runner="simulated",
         started=started,
@@ -67,7 +56,7 @@ def make(
             "head": side(trees[1]),
         },
         samples=tuple(sample for f in findings for sample in samples(f)),
-        error=_failure("GateFailed", "\n".join(reasons)) if reasons else None,
+        error=provenance.failure("GateFailed", "\n".join(reasons)) if reasons else None,
         artifacts=tuple(logs),
     )
 
@@ -86,13 +75,13 @@ def make_error(
         kind="perf",
         verdict="error",
         evidence="simulated",
-        versions=versions(cell.cann.version, trees[1]),
+        versions=versions(cell, trees[1]),
         hardware=Chip(chip=cell.hardware.soc, cards=cell.feature.cards),
         runner="simulated",
         started=started,
         seconds=seconds,
         proof={"base": side(trees[0]), "head": side(trees[1])},
-        error=_failure(type(error).__name__, str(error)),
+        error=provenance.failure(type(error).__name__, str(error)),
         artifacts=tuple(logs),
     )
 
@@ -143,6 +132,11 @@ def samples(finding: Finding) -> list[dict[str, Any]]:
     return made
 
 
+def versions(cell: Cell, head: Tree) -> Versions:
+    """Return the versions of everything; commit and changes are those of the head."""
+    return provenance.installed(cell.cann.version, head.commit, head.dirty, simulated=True)
+
+
 def side(tree: Tree) -> dict[str, Any]:
     """Return what a side was, without the paths of this machine."""
     return {
@@ -151,26 +145,3 @@ def side(tree: Tree) -> dict[str, Any]:
         "dirty": tree.dirty,
         "simulator": "own build" if tree.simulator else "installed",
     }
-
-
-def versions(cann: str, head: Tree) -> Versions:
-    """Return the versions of everything; commit and changes are those of the head."""
-    found = {part: _installed(name) for part, name in DISTRIBUTIONS.items()}
-    return Versions(
-        cann=cann,
-        commit=head.commit,
-        dirty=head.dirty,
-        python=platform.python_version(),
-        **found,
-    )
-
-
-def _installed(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _failure(kind: str, message: str) -> Failure:
-    return Failure.model_validate({"class": kind, "message": message})

@@ -5,18 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+from matrix.errors import INFRASTRUCTURE, HarnessError
 
-class ReportsError(Exception):
-    """Something about records or what is made of them is wrong.
 
-    The message has three parts: what happened, why that usually is, and what to do.
-    """
-
-    exit_code: ClassVar[int] = 2
-
-    def __init__(self, what: str, why: str = "", fix: str = "") -> None:
-        self.what, self.why, self.fix = what, why, fix
-        super().__init__("\n".join(part for part in (what, why, fix) if part))
+class ReportsError(HarnessError):
+    """Something about records or what is made of them is wrong."""
 
 
 class RecordError(ReportsError):
@@ -26,7 +19,7 @@ class RecordError(ReportsError):
 class StoreError(ReportsError):
     """The store could not be read or written; `spooled` is where the record was kept instead."""
 
-    exit_code: ClassVar[int] = 3
+    exit_code: ClassVar[int] = INFRASTRUCTURE
 
     def __init__(
         self, what: str, why: str = "", fix: str = "", spooled: Path | None = None

@@ -32,7 +32,7 @@ def cell() -> Cell:
 @pytest.fixture(autouse=True)
 def no_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(runs, "materialise", lambda model: tmp_path / model.name)
-    monkeypatch.setattr(runs, "device", lambda cell, dtype: {})
+    monkeypatch.setattr(runs.devices, "simulated", lambda *_: {})
 
 
 def measure(cell: Cell, folder: Path, program: str, **options: Any) -> dict[str, Any]:

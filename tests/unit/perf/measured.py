@@ -42,11 +42,15 @@ def measurement(seconds: float = 0.01) -> dict[str, Any]:
 def finding(
     head: dict[str, Any] | None = None, ratios: tuple[float, ...] = (1.0, 1.01, 0.99)
 ) -> Finding:
-    """Return a finding whose head has these counters, and these times over the base's."""
+    """Return a finding whose head has these counters, and these times over the base's.
+
+    Each pair is of a start of its own.
+    """
     made = Finding("qwen3/base/cann-9.1.0/a2", 1, 0.05, LAYERS)
     for ratio in ratios:
         made.base.append(measurement())
         other = copy.deepcopy(head) if head else measurement()
         other["seconds_per_step"] = 0.01 * ratio
         made.head.append(other)
+        made.starts.append(len(made.starts))
     return made

@@ -17,7 +17,7 @@ from perf.errors import EngineError
 from perf.trees import Tree
 from perf.verdicts import Finding
 from perf.worker import Spec, _subtract
-from reports import Store
+from reports import Store, outcome
 from tests.unit.perf.measured import STEPS, finding, measurement
 
 PAIR = (Tree("base", Path("/b"), "b" * 40), Tree("head", Path("/h"), "c" * 40))
@@ -45,6 +45,8 @@ def test_each_side_is_first_in_every_other_pair_and_two_are_dropped() -> None:
     compare.interleave(found, Side("A", calls), Side("B", calls), 4)
     assert "".join(calls) == "BAAB" * 3
     assert (len(found.base), len(found.head)) == (4, 4)
+    compare.interleave(found, Side("A", calls), Side("B", calls), 2, start=1)
+    assert found.starts == [0] * 4 + [1] * 2
 
 
 def record(found: Finding) -> Any:
@@ -68,18 +70,18 @@ def test_records_say_what_was_measured_and_why_it_failed(tmp_path: Path) -> None
     assert any(s.get("change", {}).get("name") == "aclnnAdds" for s in stored.samples)
 
 
-def test_exit_codes() -> None:
+def test_exit_codes_and_the_outcome_for_machines() -> None:
     passed, failed = record(finding()), record(finding(ratios=(1.3, 1.3, 1.3)))
     unsure = record(finding(ratios=(1.0,)))
     died = records.make_error(
         compare.chosen([passed.cell])[0], PAIR, EngineError("died"), datetime.now(UTC), 1.0, []
     )
-    assert compare.exit_code([passed], 0) == 0
-    assert compare.exit_code([passed, unsure], 0) == 4
-    assert compare.exit_code([passed, unsure, died], 0) == 3
-    assert compare.exit_code([passed, died, failed], 0) == 1
-    assert compare.exit_code([passed], 1) == 3  # a record was not stored
-    summary = compare.outcome([passed, unsure, died, failed])["summary"]
+    assert outcome.exit_code([passed], 0) == 0
+    assert outcome.exit_code([passed, unsure], 0) == 4
+    assert outcome.exit_code([passed, unsure, died], 0) == 3
+    assert outcome.exit_code([passed, died, failed], 0) == 1
+    assert outcome.exit_code([passed], 1) == 3  # a record was not stored
+    summary = outcome.document([passed, unsure, died, failed])["summary"]
     assert summary == {"passed": 1, "failed": 1, "error": 1, "inconclusive": 1}
 
 

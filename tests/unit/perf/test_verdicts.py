@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from perf.verdicts import overall
+from perf.verdicts import distinct, overall
 from tests.unit.perf.measured import LAYERS, STEPS, finding, measurement
 
 
@@ -140,3 +140,40 @@ def test_one_that_failed_counts_most() -> None:
     assert overall([passed]) == "passed"
     assert overall([passed, open_]) == "inconclusive"
     assert overall([open_, failed, passed]) == "failed"
+
+
+def test_a_slow_start_is_not_taken_for_a_slow_head() -> None:
+    found = finding(ratios=(1.2,) * 6)
+    found.starts = [0] * 6  # steady, and all of one start
+    assert (found.time, found.undecided) == ("inconclusive", True)
+    other = finding(ratios=(1.2, 1.2, 1.01, 1.0, 0.99, 1.0))
+    other.starts = [0, 0, 1, 1, 2, 2]
+    assert other.time == "inconclusive"
+    other.starts = [0, 1, 2, 3, 4, 5]
+    assert other.ratio.mean == pytest.approx(1.063, abs=0.001)
+
+
+def test_a_head_that_is_slow_in_every_start_is_slow() -> None:
+    found = finding(ratios=(1.2, 1.19, 1.21, 1.2, 1.18, 1.22))
+    found.starts = [0, 0, 1, 1, 2, 2]
+    assert (found.time, found.undecided) == ("failed", False)
+    found.starts = [0, 0, 0, 1, 1, 1]
+    assert found.undecided  # two starts are too few
+
+
+def test_one_start_can_pass_and_unsteady_or_worse_counters_need_no_other() -> None:
+    found = finding()
+    found.starts = [0, 0, 0]
+    assert (found.time, found.undecided) == ("passed", False)
+    head = measurement()
+    head["decode"]["launches"]["aclnnAdds"] = {"count": LAYERS * STEPS, "bytes": 64}
+    worse = finding(head, ratios=(1.3, 1.3))
+    worse.starts = [0, 0]
+    assert not worse.undecided
+
+
+def test_runs_that_counted_alike_are_compared_once() -> None:
+    one, other = measurement(0.01), measurement(0.02)
+    other["decode"]["engine"]["steps"] += 1
+    again = {**measurement(0.03), "tokens": "def"}
+    assert distinct([one, other, again]) == [one, other]
