@@ -26,6 +26,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 def pytest_configure(config: pytest.Config) -> None:
     """Ends the run with usage status 4 unless this process has cannsim's libraries."""
+    config.addinivalue_line("markers", "slow: runs only with HYPOTHESIS_PROFILE=full")
     how = "Run `cannsim run -- python -m pytest simulator/tests`."
     try:
         from cannsim import counters
@@ -35,6 +36,15 @@ def pytest_configure(config: pytest.Config) -> None:
         counters.snapshot()
     except counters.NotSimulated as error:
         raise pytest.UsageError(f"these tests need the simulated NPU: {error}. {how}") from None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves tests marked slow to the full profile."""
+    if os.environ.get("HYPOTHESIS_PROFILE") == "full":
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason="slow: HYPOTHESIS_PROFILE=full runs it"))
 
 
 @pytest.fixture(scope="session")
