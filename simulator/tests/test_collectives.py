@@ -53,3 +53,15 @@ def test_reductions_are_the_formulas_in_the_order_of_ranks(
 )
 def test_data_arrive_where_they_belong(count: int, types: tuple[str, ...]) -> None:
     check(Ranks(count, PROGRAMS, "moves", types).results(), 30 * len(types))
+
+
+DISTRIBUTED = "simulator.tests.distributed_programs"
+
+
+@pytest.mark.parametrize("count", [pytest.param(2, marks=slow), 4, pytest.param(8, marks=slow)])
+def test_torch_distributed_works_over_hccl(count: int) -> None:
+    check(Ranks(count, DISTRIBUTED, "collectives").results(), 45)
+
+
+def test_gradients_of_parallel_training_are_those_of_the_whole_batch() -> None:
+    check(Ranks(2, DISTRIBUTED, "parallel_training").results(), 4)
