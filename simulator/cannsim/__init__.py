@@ -1,1 +1,4 @@
 """CANN's C interfaces in host memory: runs the unmodified torch-npu wheel on any CPU."""
+
+from cannsim import counters as counters
+from cannsim._timeline import timeline as timeline

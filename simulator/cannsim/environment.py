@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
+
+from cannsim import _profiles
 
 PACKAGE = Path(__file__).parent
 LIBRARIES = PACKAGE / "lib64"
@@ -45,7 +47,7 @@ EXTENSIONS = ("float32-attention",)
 @cache
 def profiles(kind: str) -> dict[str, dict]:
     """Profile data by name; ``kind`` is ``chips`` or ``cann``."""
-    return tomllib.loads((PACKAGE / "profiles" / f"{kind}.toml").read_text())
+    return _profiles.load(PACKAGE / "profiles", kind)
 
 
 def check(settings: Settings) -> None:
@@ -66,28 +68,64 @@ def _check_name(what: str, name: str, known: tuple[str, ...]) -> None:
     raise SettingError(f"unknown {what} {name!r}{hint} Known: {', '.join(known)}")
 
 
+LAYOUT = 2
+"""Raised when `toolkit_home` makes another tree, so that older ones in caches are made anew."""
+
+_MSPROF = """#!/bin/sh
+# CANN's profile exporter, as far as collections of cannsim need it.
+exec "${CANNSIM_PYTHON:-python3}" -m cannsim.msprof "$@"
+"""
+
+
 def toolkit_home(version: str) -> Path:
-    """The directory that stands for the installed toolkit (``$ASCEND_HOME_PATH``): its libraries
-    and version files. Made on first use, in the user's cache.
+    """The directory that stands for the installed toolkit (``$ASCEND_HOME_PATH``): its libraries,
+    version files and `msprof`. Made on first use, in the user's cache.
     """
     cache_root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cannsim"
     home = cache_root / "ascend-toolkit" / version
-    link = home / "lib64"
-    if link.is_symlink() and link.resolve() == LIBRARIES.resolve():
+    link, stamp = home / "lib64", home / f".layout-{LAYOUT}"
+    if link.is_symlink() and link.resolve() == LIBRARIES.resolve() and stamp.exists():
         return home
     home.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{version}-", dir=home.parent))
-    (made / "lib64").symlink_to(LIBRARIES)
-    for folder in ("opp", "runtime", "compiler", "toolkit"):
-        (made / folder).mkdir()
-    for module in ("runtime", "compiler", "toolkit", "opp", "hccl"):
-        information = made / "share" / "info" / module
-        information.mkdir(parents=True)
-        (information / "version.info").write_text(f"Version={version}\nversion_dir={version}\n")
+    made.chmod(0o755)
+    _fill_toolkit(made, version)
     if home.exists():
         shutil.rmtree(home)
-    made.rename(home)
+    try:
+        made.rename(home)
+    except OSError:  # another process made it meanwhile
+        shutil.rmtree(made)
     return home
+
+
+def _fill_toolkit(home: Path, version: str) -> None:
+    (home / "lib64").symlink_to(LIBRARIES)
+    (home / f".layout-{LAYOUT}").touch()
+    information = f"Version={version}\nversion_dir={version}\n"
+    for module in ("runtime", "compiler", "toolkit", "opp", "hccl"):
+        for folder in (home / module, home / "share" / "info" / module):
+            folder.mkdir(parents=True)
+            (folder / "version.info").write_text(information)
+    architecture = home / f"{os.uname().machine}-linux"
+    architecture.mkdir()
+    (architecture / "ascend_toolkit_install.info").write_text(
+        f"package_name=Ascend-cann-toolkit\nversion={version}\narch={os.uname().machine}\n"
+        f"os=linux\npath={home}\n"
+    )
+    tools = home / "tools" / "profiler"
+    script = tools / "profiler_tool" / "analysis" / "msprof" / "msprof.py"
+    for file in (tools / "bin" / "msprof", script):
+        file.parent.mkdir(parents=True)
+    (tools / "bin" / "msprof").write_text(_MSPROF)
+    (tools / "bin" / "msprof").chmod(0o755)
+    script.write_text("from cannsim.msprof import main\n\nraise SystemExit(main())\n")
+
+
+def _before(first: str, paths: str, ours: str) -> str:
+    """``paths`` with ``first`` before them, without what an earlier environment of ours added."""
+    others = [p for p in paths.split(":") if p and p != first and ours not in p]
+    return ":".join([first, *others])
 
 
 def variables(settings: Settings, base: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -99,17 +137,19 @@ def variables(settings: Settings, base: Mapping[str, str] | None = None) -> dict
     check(settings)
     base = os.environ if base is None else base
     home = toolkit_home(settings.cann)
-    paths = [str(home / "lib64")]
-    paths += [
-        p
-        for p in base.get("LD_LIBRARY_PATH", "").split(":")
-        if p and p not in paths and "/cannsim/" not in p
-    ]
     made = {
         "ASCEND_HOME_PATH": str(home),
         "ASCEND_TOOLKIT_HOME": str(home),
         "ASCEND_OPP_PATH": str(home / "opp"),
-        "LD_LIBRARY_PATH": ":".join(paths),
+        "LD_LIBRARY_PATH": _before(
+            str(home / "lib64"), base.get("LD_LIBRARY_PATH", ""), "/cannsim/"
+        ),
+        "PATH": _before(
+            str(home / "tools" / "profiler" / "bin"),
+            base.get("PATH", os.defpath),
+            "/cannsim/ascend-",
+        ),
+        "CANNSIM_PYTHON": sys.executable,
         "CANNSIM_CHIP": settings.chip,
         "CANNSIM_CANN": settings.cann,
         "CANNSIM_DEVICES": str(settings.devices),

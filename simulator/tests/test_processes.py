@@ -135,7 +135,8 @@ def test_the_same_program_counts_the_same(result: Results, folder: Path) -> None
         made.pop("pid")
     assert first == second
     assert first["chip"] == "Ascend910B1"
-    assert first["launches"]["aclnnSoftmax"] == {"count": 1, "bytes": 2 * 32 * 32 * 4}
+    softmax = first["launches"]["aclnnSoftmax"]
+    assert (softmax["count"], softmax["bytes"]) == (1, 2 * 32 * 32 * 4)
     assert first["events"]["recorded"] >= 1
     assert first["synchronizations"]["event"] >= 1
     assert first["memory"][0]["peak"] > 0

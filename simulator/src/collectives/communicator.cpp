@@ -260,7 +260,6 @@ void Communicator::launch(const std::string& name, Stream& stream, uint64_t byte
     throw Failure(HCCL_E_PARA, name + ": the stream is on device " + std::to_string(stream.device) + ", the communicator on device " + std::to_string(device),
                   ACL_ERROR_RT_STREAM_CONTEXT);
   if (ranks > 1) occupy();
-  operator_tally(name).add(bytes);
 
   // Counts what close() waits for: calls until their first run.
   struct Pending {
@@ -277,7 +276,7 @@ void Communicator::launch(const std::string& name, Stream& stream, uint64_t byte
   };
   auto self = shared_from_this();
   auto pending = capturing(stream) ? nullptr : std::make_shared<Pending>(self);
-  stream.submit(make_task([self, pending, body = std::move(body)] {
+  stream.submit(make_task(activity(name, Kind::collective), {0, bytes, 0}, [self, pending, body = std::move(body)] {
     try {
       body(*self);
     } catch (const Failure& failure) {

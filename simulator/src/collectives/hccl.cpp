@@ -171,7 +171,7 @@ void end_group() {
     while (!items.empty() && i + 1 < calls.size() && !calls[i + 1].items.empty() && calls[i + 1].communicator == first.communicator &&
            calls[i + 1].stream == first.stream) {
       ++i;
-      operator_tally(calls[i].name).add(calls[i].bytes);
+      count_launch(*calls[i].stream, *make_task(activity(calls[i].name, Kind::collective), {0, calls[i].bytes, 0}, [] {}));
       items.insert(items.end(), calls[i].items.begin(), calls[i].items.end());
     }
     if (items.size() > first.items.size()) first.body = [items](Communicator& c) { send_and_receive(c, items); };

@@ -32,6 +32,9 @@ constexpr TypePair kTypes[] = {
     {ACL_FLOAT8_E8M0, at::kFloat8_e8m0fnu},
 };
 
+// torch's name of a type, e.g. bfloat16.
+std::string type_name(at::ScalarType type) { return std::string(c10::getDtypeNames(type).first); }
+
 template <typename T>
 T read(const void* value) {
   T copy;
@@ -57,7 +60,31 @@ at::Scalar scalar_from(const void* value, aclDataType type) {
   }
 }
 
+// Which types this chip has no arithmetic for, by ATen's number.
+const std::vector<bool>& absent_types() {
+  static const auto* absent = [] {
+    auto* made = new std::vector<bool>(size_t(at::ScalarType::NumOptions));
+    for (const auto& pair : kTypes) (*made)[size_t(pair.torch)] = chip_lacks_type(type_name(pair.torch).c_str());
+    return made;
+  }();
+  return *absent;
+}
+
+void refuse_type(at::ScalarType type) {
+  if (!absent_types()[size_t(type)]) return;
+  std::string known;
+  for (const auto& pair : kTypes) {
+    if (!absent_types()[size_t(pair.torch)]) known += (known.empty() ? "" : ", ") + type_name(pair.torch);
+  }
+  throw Error(kParameterInvalid, "a tensor of " + type_name(type) + ": " + settings().chip.soc + " does not have this data type; it has " + known);
+}
+
 }  // namespace
+
+void refuse_on_chip() {
+  throw Error(kKernelNotFound, std::string("no kernel for ") + settings().chip.soc + " (" + settings().chip.series +
+                                   "): the operator is not among those of this chip (cannsim/profiles/chips.toml)");
+}
 
 at::ScalarType scalar_type(aclDataType type) {
   for (const auto& pair : kTypes) {
@@ -79,17 +106,18 @@ View::View(const aclTensor* tensor) {
   sizes = tensor->sizes;
   strides = tensor->strides;
   type = scalar_type(tensor->type);
+  refuse_type(type);
   for (int64_t stride : strides) refuse_unless(stride >= 0, "a tensor with a negative stride");
   data = static_cast<char*>(tensor->data) + tensor->offset * int64_t(c10::elementSize(type));
 }
 
 Tensor View::tensor() const { return at::from_blob(data, sizes, strides, at::TensorOptions().dtype(type)); }
 
-uint64_t View::bytes() const {
+uint64_t View::elements() const {
   if (!present) return 0;
-  uint64_t elements = 1;
-  for (size_t i = 0; i < sizes.size(); ++i) elements *= strides[i] == 0 ? 1 : uint64_t(sizes[i]);
-  return elements * c10::elementSize(type);
+  uint64_t product = 1;
+  for (size_t i = 0; i < sizes.size(); ++i) product *= strides[i] == 0 ? 1 : uint64_t(sizes[i]);
+  return product;
 }
 
 std::string describe(const aclTensor& tensor) {
@@ -102,7 +130,6 @@ int launch(void*, uint64_t, aclOpExecutor* executor, aclrtStream stream) {
   if (executor == nullptr) return report(kParameterNull, "the executor is null");
   std::unique_ptr<aclOpExecutor> owned(executor);
   return guarded([&] {
-    owned->tally->add(owned->bytes);
     stream_of(stream).submit(std::move(owned->task));
   });
 }

@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "operators/cost.h"
 #include "runtime/runtime.h"
 
 // ---- CANN's argument objects (opaque to the caller) -------------------------------------------
@@ -47,9 +48,7 @@ struct aclScalarList {
   std::vector<const aclScalar*> scalars;
 };
 struct aclOpExecutor {
-  std::shared_ptr<cannsim::Task> task;
-  cannsim::Tally* tally;
-  uint64_t bytes;
+  std::shared_ptr<cannsim::Task> task;  // with its activity and work
 };
 
 namespace cannsim {
@@ -65,11 +64,15 @@ using Text = const std::string&;
 
 inline constexpr int kParameterNull = 161001;     // ACLNN_ERR_PARAM_NULLPTR
 inline constexpr int kParameterInvalid = 161002;  // ACLNN_ERR_PARAM_INVALID
+inline constexpr int kKernelNotFound = 561003;    // ACLNN_ERR_INNER_FIND_KERNEL_ERROR
 
 // Arguments that CANN refuses: the error that the user sees at the call.
 inline void refuse_unless(bool fits, const std::string& message) {
   if (!fits) throw Error(kParameterInvalid, message);
 }
+
+// This chip has no kernel for the operator.
+[[noreturn]] void refuse_on_chip();
 
 at::ScalarType scalar_type(aclDataType type);
 aclDataType acl_type(at::ScalarType type);
@@ -79,12 +82,14 @@ std::string describe(const aclTensor& tensor);
 struct View {
   explicit View(const aclTensor* tensor);
   Tensor tensor() const;
-  uint64_t bytes() const;
+  uint64_t elements() const;  // in memory: those of an expanded dimension count once
+  uint64_t bytes() const { return elements() * c10::elementSize(type); }
   std::vector<int64_t> sizes, strides;
   at::ScalarType type = at::kFloat;
   void* data = nullptr;
   bool present = false;
 };
+inline uint64_t elements_of(const View& view) { return view.elements(); }
 
 // ---- one rule for each kind of argument: the C type, what is kept, what the body gets -----------
 
@@ -233,14 +238,18 @@ struct Operator<void(Args...)> {
   // needs a workspace.
   template <void (*body)(Args...), const char* name, void (*check)(const std::tuple<Argument<Args>...>&)>
   static int plan(typename Argument<Args>::C... values, uint64_t* workspace, aclOpExecutor** executor) {
-    static Tally& tally = operator_tally(name);
+    static const Activity& self = activity(name);
+    static const Cost cost = cost_of(name);
+    static const bool absent = chip_lacks(name);
     return guarded([&] {
       try {
+        if (absent) refuse_on_chip();
         auto call = std::make_shared<Call>(body, values...);
         if constexpr (check != nullptr) check(call->arguments);
-        const uint64_t bytes = std::apply([](auto&... argument) { return (uint64_t(0) + ... + argument.bytes()); }, call->arguments);
+        call->activity = &self;
+        call->work = work_of<Args...>(cost, call->arguments);
         *workspace = 0;
-        *executor = new aclOpExecutor{std::move(call), &tally, bytes};
+        *executor = new aclOpExecutor{std::move(call)};
       } catch (const Error& error) {
         throw Error(error.code, std::string(name) + ": " + error.what());
       }

@@ -147,7 +147,7 @@ aclError aclrtGetPrimaryCtxState(int32_t id, uint32_t* flags, int32_t* active) {
 }
 aclError aclrtSynchronizeDeviceWithTimeout(int32_t timeout) {
   return guarded([&] {
-    counters().device_syncs.fetch_add(1, std::memory_order_relaxed);
+    HostWait wait(Wait::device);
     device(current_device()).synchronize(timeout);
   });
 }

@@ -80,16 +80,24 @@ bool page_locked(const void* address) {
   return memory_map().find(address, &range);
 }
 
+const Activity& copy_activity(Direction where) {
+  static const Activity* const all[] = {&activity("copy host to device", Kind::copy), &activity("copy device to host", Kind::copy),
+                                        &activity("copy device to device", Kind::move)};
+  return *all[int(where)];
+}
+
 void copy_async(void* target, const void* source, size_t bytes, Direction where, Stream& stream) {
   count(where, bytes);
+  const Activity& copy = copy_activity(where);
+  const Work work{0, where == Direction::host_to_device ? 0 : bytes, where == Direction::device_to_host ? 0 : bytes};
   // Page-locked memory is read or written when the stream gets there. Pageable host memory is
   // read before the call returns, and written before it returns: the driver stages it.
   if (where == Direction::host_to_device && !page_locked(source)) {
     auto staged = std::make_shared<std::vector<char>>(static_cast<const char*>(source), static_cast<const char*>(source) + bytes);
-    stream.submit(make_task([=] { std::memcpy(target, staged->data(), bytes); }));
+    stream.submit(make_task(copy, work, [=] { std::memcpy(target, staged->data(), bytes); }));
     return;
   }
-  stream.submit(make_task([=] { std::memmove(target, source, bytes); }));
+  stream.submit(make_task(copy, work, [=] { std::memmove(target, source, bytes); }));
   if (where == Direction::device_to_host && !page_locked(target)) stream.synchronize();
 }
 
@@ -221,7 +229,8 @@ aclError aclrtMemset(void* address, size_t room, int32_t value, size_t bytes) {
 aclError aclrtMemsetAsync(void* address, size_t room, int32_t value, size_t bytes, aclrtStream stream) {
   return guarded([&] {
     counters().memset.add(bytes);
-    stream_of(stream).submit(make_task([=] { fill_bytes(address, value, bytes); }));
+    static const Activity& fill = activity("memset", Kind::move);
+    stream_of(stream).submit(make_task(fill, {0, 0, bytes}, [=] { fill_bytes(address, value, bytes); }));
   });
 }
 

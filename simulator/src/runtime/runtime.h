@@ -19,8 +19,7 @@
 
 #include "acl/acl.h"
 #include "acl/error_codes/rt_error_codes.h"
-
-#define CANNSIM_API __attribute__((visibility("default")))
+#include "runtime/counters.h"
 
 namespace cannsim {
 
@@ -50,14 +49,18 @@ int guarded(Body&& body) {
 // ---- profiles ---------------------------------------------------------------------------------
 
 struct ChipProfile {
-  const char* soc;
+  const char *soc, *series;
   int64_t hbm_bytes, cube_cores, vector_cores, l2_bytes;
+  double hbm_bytes_per_second, cube_float16_flops, cube_float32_flops, cube_int8_ops, vector_flops, host_link_bytes_per_second,
+      device_link_bytes_per_second, efficiency, launch_ns, copy_ns;
+  std::vector<const char*> lacks_types;  // by torch's names, e.g. bfloat16
+  std::vector<const char*> lacks;        // operators; a name that ends in * is the beginning of several
 };
 
 struct CannProfile {
   const char* version;
   const char* driver;
-  std::vector<const char*> lacks;  // aclnn functions that this version does not export
+  std::vector<const char*> lacks;  // aclnn functions that this version does not export, likewise
 };
 
 // Read once from CANNSIM_CHIP, CANNSIM_CANN, CANNSIM_DEVICES, CANNSIM_DEVICE_MEMORY,
@@ -70,44 +73,9 @@ struct Settings {
   bool inline_mode;           // run every task in the caller, for debugging
 };
 CANNSIM_API const Settings& settings();
-CANNSIM_API bool cann_lacks(const char* function);
-
-// ---- counters ---------------------------------------------------------------------------------
-
-using Count = std::atomic<uint64_t>;
-
-struct Tally {
-  Count count{0}, bytes{0};
-  void add(uint64_t size) {
-    count.fetch_add(1, std::memory_order_relaxed);
-    bytes.fetch_add(size, std::memory_order_relaxed);
-  }
-};
-
-inline constexpr int kMaxDevices = 64;
-inline constexpr int kMaxOperators = 1024;
-
-// All counters of a process, in one piece of memory. With CANNSIM_COUNTERS it is a shared mapping
-// of a file, so that nothing is lost when the process is killed or leaves by _exit().
-struct Counters {
-  char magic[8];
-  uint64_t pid;
-  char chip[32], cann[32];
-  Tally host_to_device, device_to_host, device_to_device, memset;
-  Count stream_syncs, device_syncs, event_syncs, events_recorded, event_waits, allocations;
-  struct {
-    std::atomic<int64_t> current, peak;  // bytes
-  } memory[kMaxDevices];
-  Count devices, operators;
-  struct {
-    char name[112];
-    Tally tally;
-  } slots[kMaxOperators];
-};
-CANNSIM_API Counters& counters();
-CANNSIM_API Tally& operator_tally(const std::string& name);  // stable address
-CANNSIM_API std::string counters_json(const Counters& all);
-CANNSIM_API void reset_counters();
+CANNSIM_API bool cann_lacks(const char* function);  // the version does not export it
+CANNSIM_API bool chip_lacks(const char* function);  // the chip has no kernel for it
+CANNSIM_API bool chip_lacks_type(const char* type);  // by torch's name
 
 // ---- streams and events -----------------------------------------------------------------------
 
@@ -116,7 +84,21 @@ class CANNSIM_API Task {
  public:
   virtual ~Task() = default;
   virtual void run() = 0;
+  // Set before it is submitted, where a device spends time on it; else nothing is counted.
+  const Activity* activity = nullptr;
+  Work work;
+  int64_t submitted_ns = 0;  // steady clock; set while it is observed
+  uint64_t flow = 0;         // ties the submission to the run in a timeline
 };
+
+// Runs a task on its stream's thread, watched where somebody watches.
+inline void run_task(Stream& stream, Task& task) {
+  if (observing.load(std::memory_order_relaxed)) {
+    run_observed(stream, task);
+  } else {
+    task.run();
+  }
+}
 
 template <typename Body>
 std::shared_ptr<Task> make_task(Body body) {
@@ -126,6 +108,13 @@ std::shared_ptr<Task> make_task(Body body) {
     Body body;
   };
   return std::make_shared<Function>(std::move(body));
+}
+template <typename Body>
+std::shared_ptr<Task> make_task(const Activity& activity, const Work& work, Body body) {
+  auto made = make_task(std::move(body));
+  made->activity = &activity;
+  made->work = work;
+  return made;
 }
 
 // An event counts its records: a wait or a query refers to the last record made before it.
@@ -151,6 +140,8 @@ class CANNSIM_API Stream {
   void synchronize(int timeout_ms = -1);
   bool idle();
   const int device, id;
+  StreamRows rows;
+  int64_t paced_until_ns = 0;  // paced mode: the modelled end of the last task
 
  private:
   void loop();

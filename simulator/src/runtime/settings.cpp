@@ -79,11 +79,21 @@ const Settings& settings() {
   return *made;
 }
 
-bool cann_lacks(const char* function) {
-  for (const char* name : settings().cann.lacks) {
-    if (std::strcmp(name, function) == 0) return true;
+namespace {
+
+bool listed(const std::vector<const char*>& names, const char* name) {
+  for (const char* entry : names) {
+    const size_t length = std::strlen(entry);
+    const bool beginning = length > 0 && entry[length - 1] == '*';
+    if (beginning ? std::strncmp(entry, name, length - 1) == 0 : std::strcmp(entry, name) == 0) return true;
   }
   return false;
 }
+
+}  // namespace
+
+bool cann_lacks(const char* function) { return listed(settings().cann.lacks, function); }
+bool chip_lacks(const char* function) { return listed(settings().chip.lacks, function); }
+bool chip_lacks_type(const char* type) { return listed(settings().chip.lacks_types, type); }
 
 }  // namespace cannsim

@@ -15,6 +15,7 @@ Stream::~Stream() {
 }
 
 void Stream::submit(std::shared_ptr<Task> task) {
+  if (task->activity != nullptr) count_launch(*this, *task);
   if (settings().inline_mode) {
     run(*task);
     return;
@@ -55,7 +56,7 @@ void Stream::run(Task& task) {
   int code = 0;
   std::string message;
   try {
-    task.run();
+    run_task(*this, task);
   } catch (const Error& error) {
     code = error.code;
     message = error.what();
@@ -161,7 +162,7 @@ aclError aclrtDestroyStreamForce(aclrtStream stream) { return aclrtDestroyStream
 
 aclError aclrtSynchronizeStreamWithTimeout(aclrtStream stream, int32_t timeout) {
   return guarded([&] {
-    counters().stream_syncs.fetch_add(1, std::memory_order_relaxed);
+    HostWait wait(Wait::stream);
     stream_of(stream).synchronize(timeout);
   });
 }
@@ -203,7 +204,7 @@ aclError aclrtStreamWaitEvent(aclrtStream stream, aclrtEvent event) {
 aclError aclrtSynchronizeEvent(aclrtEvent event) {
   return guarded([&] {
     auto state = event_of(event).state;
-    counters().event_syncs.fetch_add(1, std::memory_order_relaxed);
+    HostWait wait(Wait::event);
     wait_for_record(*state, last_record(*state));
   });
 }
