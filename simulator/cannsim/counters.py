@@ -1,8 +1,8 @@
 """Counters of the simulated devices: of this process, or of files that processes left.
 
 ``with cannsim.counters() as c:`` counts a block; ``snapshot``, ``difference``, ``reset`` and
-``load`` give the raw dicts: ``launches`` {operator: {count, replayed, flops, bytes, bytes_read,
-bytes_written, modelled_ns}}, ``collectives`` (those of the launches that are), ``copies``
+``load`` give the raw dicts: ``launches`` {operator: {count, replayed, flops, bytes,
+bytes_read, bytes_written, modelled_ns}}, ``collectives`` (those of the launches that are), ``copies``
 {direction: {count, bytes}}, ``synchronizations`` {stream, device, event}, ``events``, ``graphs``
 {captures, replays}, ``allocations``, ``streams`` {"device:stream": {total, launches}} and ``memory``
 per device (bytes).
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import inspect
 import json
 import sys
 from collections import Counter
@@ -75,7 +76,7 @@ def reset() -> None:
 
 @dataclass(frozen=True, order=True)
 class Line:
-    """A line of Python that waited for the device: ``kind`` is ``stream``, ``device`` or ``event``."""
+    """A line of Python that waited; ``kind`` is ``stream``, ``device`` or ``event``."""
 
     file: str
     line: int
@@ -260,7 +261,8 @@ class _WaitingLines:
         return made
 
     def _note(self, kind: int) -> None:
-        frame: FrameType | None = sys._getframe(1)
+        # The first frame is this function's, the next one of the program or of a library below it.
+        frame: FrameType | None = inspect.currentframe()
         outermost = frame
         while frame is not None and frame.f_code.co_filename.startswith(self._libraries):
             outermost, frame = frame, frame.f_back
@@ -338,8 +340,9 @@ def _largest(first: list[dict[str, int]], second: list[dict[str, int]]) -> list[
 
 
 class _Callable(ModuleType):
-    """This module can be called too: `cannsim.counters()` is the context, and
-    `cannsim.counters.snapshot()` its function of long standing."""
+    """This module can be called too: `cannsim.counters()` is the context of a block, and
+    `cannsim.counters.snapshot()` one of the module's functions.
+    """
 
     def __call__(self, *, lines: bool = False) -> Counting:
         """Counts a block: ``with cannsim.counters() as c:``. ``lines`` notes which lines wait."""

@@ -19,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,8 @@ def trace(collection: Collection) -> list[dict[str, Any]]:
     """Trace events as CANN's exporter names its rows: CANN (host), Ascend Hardware (device)."""
     host = collection.pid * 1000
     made: list[dict[str, Any]] = _row(host, "CANN", "CPU", FIRST_SORT_INDEX)
-    for thread in sorted({call.thread for call in collection.calls}):
-        made.append(_thread(host, thread, f"Thread {thread}"))
+    threads = sorted({call.thread for call in collection.calls})
+    made += [_thread(host, thread, f"Thread {thread}") for thread in threads]
     for call in collection.calls:
         name = f"AscendCL@{call.name}"
         made.append(_slice(host, call.thread, name, call.start, call.duration, {"Mode": name}))
@@ -200,7 +201,7 @@ def _overlap(pid: int, runs: list[Run]) -> list[dict[str, Any]]:
     communication = _union([run for run in runs if run.kind == "collective"])
     alone = _minus(communication, computing)
     busy = _merge(sorted(computing + communication))
-    free = [(a[1], b[0]) for a, b in zip(busy, busy[1:], strict=False) if b[0] > a[1]]
+    free = [(a[1], b[0]) for a, b in pairwise(busy) if b[0] > a[1]]
     rows = (
         ("Communication", communication),
         ("Computing", computing),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(sys.argv[1]).parent))
-import _profiles  # noqa: E402
+import _profiles
 
 # In the order of ChipProfile's members (src/runtime/runtime.h).
 WHOLE = ("hbm_bytes", "cube_cores", "vector_cores", "l2_bytes")

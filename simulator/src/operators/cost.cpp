@@ -12,70 +12,44 @@
 namespace cannsim {
 namespace {
 
-int64_t size(const View& view, int64_t dim) {
-  const int64_t dims = int64_t(view.sizes.size());
-  if (dim < 0) dim += dims;
-  return dim >= 0 && dim < dims ? view.sizes[size_t(dim)] : 1;
-}
-
-uint64_t all_elements(const View& view) {
-  uint64_t product = 1;
-  for (int64_t length : view.sizes) product *= uint64_t(length);
-  return view.present ? product : 0;
-}
-
-const View* tensor(const Operands& operands, size_t position) {
-  const Operand& found = operands[position];
-  if (found.list != nullptr) return found.list->empty() ? nullptr : &found.list->front();
-  return found.view != nullptr && found.view->present ? found.view : nullptr;
-}
-
-Unit cube_for(at::ScalarType type) {
-  switch (type) {
-    case at::kFloat:
-    case at::kDouble: return Unit::cube_float32;
-    case at::kChar:
-    case at::kByte: return Unit::cube_int8;
-    default: return Unit::cube_float16;
-  }
+const Shape* tensor(const Operands& operands, size_t position) {
+  const auto& shapes = operands[position].shapes;
+  return shapes.empty() ? nullptr : &shapes.front();
 }
 
 uint64_t elements_written(const Operands& operands) {
   uint64_t most = 0;
   for (const Operand& operand : operands.all) {
-    if (!operand.written) continue;
-    if (operand.view != nullptr) most = std::max(most, all_elements(*operand.view));
-    if (operand.list == nullptr) continue;
     uint64_t sum = 0;
-    for (const View& view : *operand.list) sum += all_elements(view);
-    most = std::max(most, sum);
+    for (const Shape& shape : operand.shapes) sum += shape.elements();
+    if (operand.written) most = std::max(most, sum);
   }
   return most;
 }
 
 // An operator in place reads what it writes.
 void in_place(const Operands& operands, Work& work) {
-  if (!operands.all.empty() && operands[0].written && operands[0].view != nullptr) work.read += operands[0].view->bytes();
+  if (!operands.all.empty() && operands[0].written && tensor(operands, 0) != nullptr) work.read += tensor(operands, 0)->bytes;
 }
 
 // The first factor is operand `factor`; its last dimension is the one that is summed over.
 template <size_t factor>
 void product(const Operands& operands, Work& work) {
-  const View* first = tensor(operands, factor);
+  const Shape* first = tensor(operands, factor);
   if (first == nullptr) return;
-  work.flops = 2 * elements_written(operands) * uint64_t(size(*first, -1));
-  work.unit = cube_for(first->type);
+  work.flops = 2 * elements_written(operands) * uint64_t(first->size(-1));
+  work.unit = first->cube;
   if constexpr (factor > 0) in_place(operands, work);
 }
 
 // (self, weight, bias, stride, padding, dilation, transposed, output padding, groups, out, ...)
 void convolution(const Operands& operands, Work& work) {
-  const View *self = tensor(operands, 0), *weight = tensor(operands, 1);
+  const Shape *self = tensor(operands, 0), *weight = tensor(operands, 1);
   if (self == nullptr || weight == nullptr) return;
   const bool transposed = operands[6].number != 0;
-  const uint64_t each = all_elements(*weight) / uint64_t(std::max<int64_t>(1, size(*weight, 0)));
-  work.flops = 2 * (transposed ? all_elements(*self) : elements_written(operands)) * each;
-  work.unit = cube_for(self->type);
+  const uint64_t each = weight->elements() / uint64_t(std::max<int64_t>(1, weight->size(0)));
+  work.flops = 2 * (transposed ? self->elements() : elements_written(operands)) * each;
+  work.unit = self->cube;
 }
 
 // Lengths of sequences: themselves, or their running sum in the packed layouts.
@@ -98,16 +72,16 @@ uint64_t pairs(int64_t queries, int64_t keys, bool causal) {
 
 bool starts(std::string_view text, std::string_view beginning) { return text.substr(0, beginning.size()) == beginning; }
 
-int64_t key_length(const View& key, std::string_view layout) {
-  if (starts(layout, "TND") || starts(layout, "NTD")) return size(key, layout[0] == 'T' ? 0 : 1);
-  return starts(layout, "BNSD") ? size(key, 2) : starts(layout, "SBH") ? size(key, 0) : size(key, 1);
+int64_t key_length(const Shape& key, std::string_view layout) {
+  if (starts(layout, "TND") || starts(layout, "NTD")) return key.size(layout[0] == 'T' ? 0 : 1);
+  return starts(layout, "BNSD") ? key.size(2) : starts(layout, "SBH") ? key.size(0) : key.size(1);
 }
 
 // Fused attention of a query (operand 0) over keys and values (1 and 2), whose lengths are operands
 // `lengths_at` and the next; the layout is the first text. A paged cache is read by context only.
 template <size_t lengths_at, size_t table_at>
 void attention(const Operands& operands, Work& work) {
-  const View *query = tensor(operands, 0), *key = tensor(operands, 1);
+  const Shape *query = tensor(operands, 0), *key = tensor(operands, 1);
   if (query == nullptr || key == nullptr) return;
   size_t at = 0;
   while (at < operands.all.size() && operands[at].text == nullptr) ++at;
@@ -117,11 +91,11 @@ void attention(const Operands& operands, Work& work) {
   const bool paged = table_at > 0 && tensor(operands, table_at) != nullptr;
   auto queries = lengths(operands[lengths_at].integers, packed), keys = lengths(operands[lengths_at + 1].integers, packed && !paged);
   if (keys.empty()) keys = {key_length(*key, layout)};
-  const uint64_t batch = packed ? std::max(queries.size(), keys.size()) : uint64_t(starts(layout, "SBH") ? size(*query, 1) : size(*query, 0));
-  const int64_t tokens = packed ? size(*query, layout[0] == 'T' ? 0 : 1)
-                                : int64_t(batch) * (starts(layout, "BNSD") ? size(*query, 2) : starts(layout, "SBH") ? size(*query, 0) : size(*query, 1));
+  const uint64_t batch = packed ? std::max(queries.size(), keys.size()) : uint64_t(starts(layout, "SBH") ? query->size(1) : query->size(0));
+  const int64_t tokens = packed ? query->size(layout[0] == 'T' ? 0 : 1)
+                                : int64_t(batch) * (starts(layout, "BNSD") ? query->size(2) : starts(layout, "SBH") ? query->size(0) : query->size(1));
   if (tokens == 0 || batch == 0) return;
-  const uint64_t width = all_elements(*query) / uint64_t(tokens);  // heads * head size
+  const uint64_t width = query->elements() / uint64_t(tokens);  // heads * head size
   uint64_t done = 0, context = 0;
   for (uint64_t i = 0; i < batch; ++i) {
     const int64_t length = keys[std::min<size_t>(i, keys.size() - 1)];
@@ -130,19 +104,19 @@ void attention(const Operands& operands, Work& work) {
     context += uint64_t(length);
   }
   work.flops = 4 * done * width;
-  work.unit = cube_for(query->type);
+  work.unit = query->cube;
   if (!paged) return;
-  const uint64_t capacity = uint64_t(size(*key, 0)) * std::max<uint64_t>(1, uint64_t(operands[at + 4].number));
-  const uint64_t value_bytes = tensor(operands, 2) != nullptr ? tensor(operands, 2)->bytes() : 0;
-  const uint64_t stored = key->bytes() + value_bytes;
+  const uint64_t capacity = uint64_t(key->size(0)) * std::max<uint64_t>(1, uint64_t(operands[at + 4].number));
+  const uint64_t value_bytes = tensor(operands, 2) != nullptr ? tensor(operands, 2)->bytes : 0;
+  const uint64_t stored = key->bytes + value_bytes;
   work.read = work.read - stored + uint64_t(double(stored) * double(std::min(context, capacity)) / double(capacity));
 }
 
 // Takes rows of operand 0: reads what it writes, and the indices.
 void look_up(const Operands& operands, Work& work) {
-  const View* table = tensor(operands, 0);
+  const Shape* table = tensor(operands, 0);
   if (table == nullptr) return;
-  work.read = work.read - table->bytes() + work.written;
+  work.read = work.read - table->bytes + work.written;
   work.flops = elements_written(operands);
 }
 
@@ -151,7 +125,7 @@ void write_rows(const Operands& operands, Work& work) {
   work.written = std::min(work.written, work.read);
   work.flops = 0;
   for (const Operand& operand : operands.all) {
-    if (!operand.written && operand.view != nullptr) work.flops += all_elements(*operand.view);
+    for (const Shape& shape : operand.shapes) work.flops += operand.written ? 0 : shape.elements();
   }
 }
 
@@ -213,6 +187,33 @@ constexpr Row kRows[] = {
 };
 
 }  // namespace
+
+int64_t Shape::size(int64_t dim) const {
+  const int64_t dims = int64_t(sizes.size());
+  if (dim < 0) dim += dims;
+  return dim >= 0 && dim < dims ? sizes[size_t(dim)] : 1;
+}
+
+uint64_t Shape::elements() const {
+  uint64_t product = 1;
+  for (int64_t length : sizes) product *= uint64_t(length);
+  return product;
+}
+
+Unit cube_for(at::ScalarType type) {
+  const bool wide = type == at::kFloat || type == at::kDouble;
+  return wide ? Unit::cube_float32 : c10::elementSize(type) == 1 ? Unit::cube_int8 : Unit::cube_float16;
+}
+
+Unit cube_for(aclDataType type) {
+  switch (type) {
+    case ACL_FLOAT:
+    case ACL_DOUBLE: return Unit::cube_float32;
+    case ACL_FLOAT16:
+    case ACL_BF16: return Unit::cube_float16;
+    default: return Unit::cube_int8;
+  }
+}
 
 Cost cost_of(const char* name) {
   const Row* best = nullptr;

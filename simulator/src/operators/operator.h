@@ -89,7 +89,6 @@ struct View {
   void* data = nullptr;
   bool present = false;
 };
-inline uint64_t elements_of(const View& view) { return view.elements(); }
 
 // ---- one rule for each kind of argument: the C type, what is kept, what the body gets -----------
 
