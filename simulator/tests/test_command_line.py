@@ -62,7 +62,7 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
-            (("--chip", "Ascend910B"), "unknown chip 'Ascend910B'; did you mean Ascend910B1?"),
+            (("--chip", "Ascend910b1"), "unknown chip 'Ascend910b1'; did you mean Ascend910B1?"),
             (("--cann", "9.1"), "unknown CANN version '9.1'; did you mean 9.1.0?"),
             (("--cann", "x"), "unknown CANN version 'x'"),
             (("--devices", "0"), "0 devices; from 1 to 64"),
