@@ -1,4 +1,4 @@
-"""The command line: `cannsim env`, `cannsim run -- COMMAND`, `cannsim info`."""
+"""The command line: `cannsim env`, `run -- COMMAND`, `info`, `smi`, `doctor`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+from cannsim import doctor, reference, smi
 from cannsim.environment import (
     DEFAULT_CANN,
     DEFAULT_CHIP,
     LIBRARIES,
     SettingError,
     Settings,
+    check,
     profiles,
     variables,
 )
@@ -62,9 +65,25 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIRECTORY",
         help="each process writes its counters there at exit",
     )
+    run.add_argument(
+        "--timeline",
+        type=Path,
+        metavar="DIRECTORY",
+        help="each process writes a timeline there (open it in Perfetto)",
+    )
+    run.add_argument(
+        "--paced", action="store_true", help="launches take the time that the chip's model gives"
+    )
     run.add_argument("arguments", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     info = commands.add_parser("info", help="chips, CANN versions and operators")
     info.add_argument("--json", action="store_true")
+    info.add_argument("--markdown", action="store_true", help="reference pages")
+    commands.add_parser(
+        "smi", parents=[settings], help="devices, their memory and the processes that use them"
+    ).add_argument("--json", action="store_true")
+    commands.add_parser(
+        "doctor", parents=[settings], help="what is installed, whether it fits, and what to do"
+    )
     return parser
 
 
@@ -96,6 +115,11 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.counters is not None:
         arguments.counters.mkdir(parents=True, exist_ok=True)
         environment["CANNSIM_COUNTERS"] = str(arguments.counters.resolve())
+    if arguments.timeline is not None:
+        arguments.timeline.mkdir(parents=True, exist_ok=True)
+        environment["CANNSIM_TIMELINE"] = str(arguments.timeline.resolve())
+    if arguments.paced:
+        environment["CANNSIM_PACED"] = "1"
     try:
         os.execvpe(command[0], command, environment)
     except FileNotFoundError:
@@ -118,6 +142,9 @@ def operators() -> list[str]:
 
 def _info(arguments: argparse.Namespace) -> int:
     names = operators()
+    if arguments.markdown:
+        print(reference.markdown(names))
+        return 0
     if arguments.json:
         print(
             json.dumps(
@@ -131,17 +158,35 @@ def _info(arguments: argparse.Namespace) -> int:
             f"  chip  {chip} ({profile['series']}), {profile['hbm_bytes']['value'] / 2**30:.0f} GiB"
         )
     for release, profile in profiles("cann").items():
-        lacks = ", ".join(profile["lacks"]) or "nothing"
-        print(f"  CANN  {release}, lacks {lacks}")
+        count = len(profile["lacks"])
+        print(f"  CANN  {release}, lacks {f'{count} families' if count else 'nothing'}")
     print(f"  aclnn operators: {len(names)}")
     return 0
 
 
+def _smi(arguments: argparse.Namespace) -> int:
+    found = smi.usages()
+    if arguments.json:
+        print(json.dumps([asdict(usage) for usage in found], indent=2))
+        return 0
+    settings = _settings(arguments)
+    check(settings)
+    print(smi.table(settings, found))
+    return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    return doctor.report(_settings(arguments))
+
+
+COMMANDS = {"env": _env, "run": _run, "info": _info, "smi": _smi, "doctor": _doctor}
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; 2 is bad usage."""
+    """Runs one command; 2 is bad usage, 1 of `doctor` that programs cannot run here."""
     arguments = _parser().parse_args(argv)
     try:
-        return {"env": _env, "run": _run, "info": _info}[arguments.command](arguments)
+        return COMMANDS[arguments.command](arguments)
     except SettingError as error:
         print(f"cannsim: {error}", file=sys.stderr)
         return 2

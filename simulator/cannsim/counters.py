@@ -2,10 +2,10 @@
 
 ``with cannsim.counters() as c:`` counts a block; ``snapshot``, ``difference``, ``reset`` and
 ``load`` give the raw dicts: ``launches`` {operator: {count, replayed, flops, bytes,
-bytes_read, bytes_written, modelled_ns}}, ``collectives`` (those of the launches that are), ``copies``
-{direction: {count, bytes}}, ``synchronizations`` {stream, device, event}, ``events``, ``graphs``
-{captures, replays}, ``allocations``, ``streams`` {"device:stream": {total, launches}} and ``memory``
-per device (bytes).
+bytes_read, bytes_written, modelled_ns}}, ``collectives`` (those of the launches that are),
+``copies`` {direction: {count, bytes}}, ``synchronizations`` {stream, device, event}, ``events``,
+``graphs`` {captures, replays}, ``allocations``, ``streams`` {"device:stream": {total, launches}}
+and ``memory`` per device (bytes).
 
 ``count`` is of launches by the host, ``replayed`` of those by captured graphs; the rest is of both.
 ``modelled_ns`` is what the chip's profile lets expect: nothing was measured on an NPU.

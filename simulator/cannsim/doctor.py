@@ -37,7 +37,8 @@ x = torch.arange(6., device="npu").view(2, 3)
 assert (x @ x.t()).cpu().tolist() == [[5., 14.], [14., 50.]], "a product is wrong"
 from cannsim import counters
 assert counters.snapshot()["launches"], "no launch was counted"
-print("computed on", torch.npu.get_device_name(), "with CANN", torch_npu.npu.utils.get_cann_version())
+name, cann = torch.npu.get_device_name(), torch_npu.npu.utils.get_cann_version()
+print("computed on", name, "with CANN", cann)
 """
 SELF_TEST_SECONDS = 120
 
