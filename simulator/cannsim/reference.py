@@ -77,9 +77,8 @@ def versions() -> Iterator[str]:
     for name, cann in profiles("cann").items():
         lacks = ", ".join(f"`{entry}`" for entry in cann["lacks"]) or "nothing"
         source = cann["lacks_source"] + (" (*assumed*)" if cann.get("lacks_assumed") else "")
-        yield (
-            f"| {name} | {cann['driver']['value']} | {cann['pairs']['value']} | {lacks} | {source} |"
-        )
+        driver, pairs = cann["driver"]["value"], cann["pairs"]["value"]
+        yield f"| {name} | {driver} | {pairs} | {lacks} | {source} |"
     yield ""
 
 

@@ -20,18 +20,20 @@ double rate(const ChipProfile& chip, Unit unit) {
   }
 }
 
-bool read_paced() {
+// CANNSIM_PACED: how many times slower than modelled the device is; 0 (or none) for no pacing.
+double read_pace() {
   const char* value = std::getenv("CANNSIM_PACED");
-  return value != nullptr && std::string(value) == "1";
+  return value == nullptr ? 0 : std::max(0.0, std::strtod(value, nullptr));
 }
 
-const bool paced = read_paced();
+const double slower = read_pace();
+const bool paced = slower > 0;
 
 // A task ends when the chip would have ended it: its result is not there before. A stream that is
 // late (the CPU was slower than the chip) does not sleep until it has caught up.
 void pace(Stream& stream, const Task& task) {
   const int64_t begin = std::max(stream.paced_until_ns, task.submitted_ns);
-  stream.paced_until_ns = begin + int64_t(modelled_ns(task.work, task.activity->kind));
+  stream.paced_until_ns = begin + int64_t(slower * double(modelled_ns(task.work, task.activity->kind)));
   const int64_t wait = stream.paced_until_ns - steady_ns();
   if (wait > 0) std::this_thread::sleep_for(std::chrono::nanoseconds(wait));
 }
@@ -53,6 +55,15 @@ uint64_t modelled_ns(const Work& work, Kind kind) {
   const double arithmetic = double(work.flops) / (rate(chip, work.unit) * chip.efficiency);
   const double traffic = moved / (chip.hbm_bytes_per_second * chip.efficiency);
   return uint64_t(chip.launch_ns + 1e9 * std::max(arithmetic, traffic));
+}
+
+HostCall::~HostCall() {
+  if (begin_ns_ == 0) return;
+  if (paced && bytes_ > 0) {
+    const int64_t end = begin_ns_ + int64_t(slower * double(modelled_ns({0, bytes_, 0}, Kind::copy)));
+    std::this_thread::sleep_for(std::chrono::nanoseconds(std::max<int64_t>(0, end - steady_ns())));
+  }
+  if (recording.load(std::memory_order_relaxed)) record_call(name_, begin_ns_, steady_ns());
 }
 
 void run_observed(Stream& stream, Task& task) {

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "runtime/runtime.h"
+#include "runtime/timeline.h"
 
 namespace cannsim {
 namespace {
@@ -206,6 +207,7 @@ aclError aclrtMemcpy(void* target, size_t room, const void* source, size_t bytes
     if (bytes == 0) return;
     check_copy(target, room, source, bytes);
     count(direction(target, source, kind), bytes);
+    const HostCall call("aclrtMemcpy", bytes);
     std::memmove(target, source, bytes);
   });
 }

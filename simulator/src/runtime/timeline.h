@@ -21,4 +21,18 @@ void record_launch(Task& task, int64_t at_ns);
 // The host was in a call.
 void record_call(const char* name, int64_t begin_ns, int64_t end_ns);
 
+// The host is in a call as long as this lives. A copy of `bytes` that it waits for takes its
+// modelled time in paced mode.
+class HostCall {
+ public:
+  explicit HostCall(const char* name, uint64_t bytes = 0)
+      : name_(name), bytes_(bytes), begin_ns_(observing.load(std::memory_order_relaxed) ? steady_ns() : 0) {}
+  ~HostCall();
+
+ private:
+  const char* name_;
+  uint64_t bytes_;
+  int64_t begin_ns_;
+};
+
 }  // namespace cannsim
