@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ class TestData:
 
     def test_an_older_version_lacks_what_a_newer_one_lacks(self) -> None:
         lacks = [set(cann["lacks"]) for cann in profiles("cann").values()]
-        for older, newer in zip(lacks, lacks[1:], strict=False):
+        for older, newer in pairwise(lacks):
             assert newer <= older
 
     def test_all_series_and_versions_that_are_promised(self) -> None:
