@@ -106,6 +106,18 @@ class Checks:
             return
         self.wrong.append(f"{what} was not refused")
 
+    def told(self, what: str, code: int, words: str, action: Callable[[], object]) -> None:
+        """The stream's next wait raises torch-npu's error with ACL's ``code`` and ``words``."""
+        self.made += 1
+        try:
+            action()
+            torch.npu.synchronize()
+        except RuntimeError as error:
+            if f"error code is {code}" not in str(error) or words not in str(error):
+                self.wrong.append(f"{what}: {error} for {code} with {words!r}")
+            return
+        self.wrong.append(f"{what} was not told")
+
     def report(self) -> dict[str, Any]:
         return {"wrong": self.wrong, "made": self.made}
 

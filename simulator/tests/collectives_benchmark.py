@@ -1,6 +1,10 @@
-"""Times collectives: python -m simulator.tests.ranks RANKS simulator.tests.collectives_benchmark times.
+"""Times collectives.
 
-Prints microseconds: of one call with its wait, by collective and bytes, the median of the runs.
+In the simulator's environment, with as many devices as ranks,
+
+    python -m simulator.tests.ranks RANKS simulator.tests.collectives_benchmark times null
+
+prints the microseconds of one call and its wait, by collective and bytes: medians of some runs.
 """
 
 from __future__ import annotations
