@@ -89,6 +89,29 @@ def a_peer_does_not_come(rank: int, count: int, argument: Any) -> Any:
     return checks.report()
 
 
+def a_fault_is_asked_for(rank: int, count: int, argument: Any) -> Any:
+    """The second HcclAllReduce of rank 1 fails, or hangs; the others are told."""
+    how = "fails" if argument == "fail" else "hangs"
+    os.environ["CANNSIM_COLLECTIVE_FAULT"] = f"{argument}:HcclAllReduce:2:1"
+    os.environ["HCCL_EXEC_TIMEOUT"] = "600" if argument == "fail" else "1"
+    start(rank)
+    c = Communicator.join("fault", rank, count)
+    checks = Checks()
+    x = vector(rank)
+    reduce = lambda: c.run("HcclAllReduce", x, x, 1000, torch.float32, SUM)  # noqa: E731
+    c.run("HcclBarrier")
+    reduce()
+    torch.npu.synchronize()
+    checks.same("before", x, torch.full((1000,), float(sum(range(count)))))
+    code = 507057 if argument == "fail" and rank == 1 else hccl.STREAM_TIMED_OUT
+    words = f"{how}, as asked for" if argument == "fail" or rank == 1 else "EI0002"
+    begin = time.monotonic()
+    checks.told("the fault", code, words, reduce)
+    checks.that("in time", time.monotonic() - begin < 1 + QUICK)
+    c.destroy()
+    return checks.report()
+
+
 def a_rank_stays_away(rank: int, count: int, argument: Any) -> Any:
     """The last rank never joins (HCCL_CONNECT_TIMEOUT=1); all others are told who is missing."""
     start(rank)
@@ -251,6 +274,7 @@ PROGRAMS: dict[str, Callable[[int, int, Any], Any]] = {
     for f in (
         a_peer_dies,
         a_peer_does_not_come,
+        a_fault_is_asked_for,
         a_rank_stays_away,
         a_rank_dies_while_joining,
         calls_differ,

@@ -195,9 +195,86 @@ def rank_table(rank: int, count: int, argument: Any) -> Any:
     return checks.report()
 
 
+def rank_table_over_hosts(rank: int, count: int, argument: Any) -> Any:
+    """A rank table of two servers, which are two addresses of the loopback interface."""
+    server = rank // 2 + 1
+    os.environ |= {"CANNSIM_HOST": f"server{server}", "HCCL_IF_IP": f"127.0.0.{server}"}
+    os.environ["HCCL_IF_BASE_PORT"] = str(argument)
+    start(rank % 2)
+    table = {
+        "version": "1.0",
+        "status": "completed",
+        "server_list": [
+            {
+                "server_id": f"127.0.0.{number + 1}",
+                "device": [
+                    {"device_id": r % 2, "rank_id": r} for r in range(2 * number, 2 * number + 2)
+                ],
+            }
+            for number in range(count // 2)
+        ],
+    }
+    path = Path(f"{os.environ['STORE']}.{rank}.json")
+    path.write_text(json.dumps(table))
+    made = c_void_p()
+    hccl.call("HcclCommInitClusterInfo", str(path).encode(), c_uint32(rank), byref(made))
+    checks = Checks()
+    add_up(Communicator(made), rank, list(range(count)), checks, "by a rank table of two servers")
+    Communicator(made).destroy()
+    return checks.report()
+
+
+def forked_children(rank: int, count: int, argument: Any) -> Any:
+    """A child has no part in its parent's communicator, and does it no harm."""
+    start(rank)
+    c = Communicator.join("children", rank, count)
+    checks = Checks()
+    add_up(c, rank, list(range(count)), checks, "before")
+    child = os.fork()
+    if child == 0:
+        try:
+            c.run("HcclBarrier")
+            os._exit(1)
+        except hccl.HcclError as error:
+            told = error.code == hccl.UNAVAIL and "belongs to the parent process" in str(error)
+            c.destroy()
+            os._exit(0 if told else 2)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    checks.that(f"the child was told: {status}", status == 0)
+    add_up(c, rank, list(range(count)), checks, "after")
+    c.destroy()
+    return checks.report()
+
+
+def destroyed_early(rank: int, count: int, argument: Any) -> Any:
+    """Destroying waits for what is on streams; what can never run is ended, and told."""
+    start(rank)
+    checks = Checks()
+    c = Communicator.join("early", rank, count)
+    x = on_device(data(rank, torch.int32, 50_000))
+    if rank == 1:
+        time.sleep(0.5)
+    c.run("HcclAllReduce", x, x, 50_000, torch.int32, SUM)
+    c.destroy()
+    expected = sum(data(r, torch.int32, 50_000) for r in range(count))
+    checks.same("what was on the stream", x, expected)
+
+    c = Communicator.join("never", rank, count)
+    if rank == 0:  # rank 1 calls nothing, and waits for rank 0's word
+        c.run("HcclRecv", x, 10, torch.int32, Narrow(1))
+        words = "was destroyed before all that was on its streams had run"
+        checks.told("the end", 107023, words, c.destroy)
+        Path(f"{os.environ['STORE']}.told").touch()
+    else:
+        while not Path(f"{os.environ['STORE']}.told").exists():
+            time.sleep(0.05)
+        c.destroy()
+    return checks.report()
+
+
 def devices_of_one_process(rank: int, count: int, argument: Any) -> Any:
     """HcclCommInitAll: every device of the process is a rank; one thread drives them all."""
-    number = torch.npu.device_count()
+    number = int(argument)
     checks = Checks()
     for device in range(number):
         start(device)
@@ -220,7 +297,7 @@ def devices_of_one_process(rank: int, count: int, argument: Any) -> Any:
     for c in all_of_them:
         c.destroy()
     words = "does not exist"
-    checks.refused("no such device", 15, words, lambda: hccl.init_all([0, number]))
+    checks.refused("no such device", 15, words, lambda: hccl.init_all([0, 64]))
     return checks.report()
 
 
@@ -409,6 +486,9 @@ PROGRAMS: dict[str, Callable[[int, int, Any], Any]] = {
         subgroups,
         configured,
         rank_table,
+        rank_table_over_hosts,
+        forked_children,
+        destroyed_early,
         devices_of_one_process,
         order,
         counted,

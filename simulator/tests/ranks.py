@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-DEVICES = 8
+DEVICES = 64
 LIMIT = 120.0
 """Seconds after which ranks that have not finished are killed, and the test fails."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,8 +98,17 @@ def test_ranks_meet_by_a_rank_table(warm: Warm) -> None:
     check(warm.run(3, "group_programs:rank_table"), 14)
 
 
-def test_devices_of_one_process_are_ranks(warm: Warm) -> None:
-    check(warm.run(1, "group_programs:devices_of_one_process"), 9)
+@pytest.mark.parametrize("number", [1, 3, 8, pytest.param(64, marks=slow)])
+def test_devices_of_one_process_are_ranks(number: int, warm: Warm) -> None:
+    check(warm.run(1, "group_programs:devices_of_one_process", number), number + 1)
+
+
+def test_a_child_has_no_part_in_its_parents_communicator(warm: Warm) -> None:
+    check(warm.run(2, "group_programs:forked_children"), 5)
+
+
+def test_destroying_waits_for_what_can_run(warm: Warm) -> None:
+    check(warm.run(2, "group_programs:destroyed_early"), 1)
 
 
 def test_a_collective_runs_in_its_streams_turn(warm: Warm) -> None:
@@ -151,6 +161,11 @@ def test_a_rank_that_dies_while_joining_is_named(warm: Warm) -> None:
     check(warm.run(3, "failure_programs:a_rank_dies_while_joining"), 0)
 
 
+@pytest.mark.parametrize("fault", ["fail", "hang"])
+def test_a_collective_has_the_fault_that_is_asked_for(fault: str, warm: Warm) -> None:
+    check(warm.run(3, "failure_programs:a_fault_is_asked_for", fault), 3)
+
+
 def test_calls_that_differ_are_told(warm: Warm) -> None:
     check(warm.run(2, "failure_programs:calls_differ"), 5)
 
@@ -171,6 +186,13 @@ def test_what_cannot_be_joined_is_refused(what: str, warm: Warm) -> None:
 @pytest.mark.parametrize("count", [4, 5])
 def test_hosts_that_one_machine_plays_speak_tcp(count: int, warm: Warm) -> None:
     check(warm.run(count, "group_programs:over_hosts", "play"), 7)
+
+
+def test_a_rank_table_may_have_several_servers(warm: Warm) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = max(1024, min(65520, free.getsockname()[1]))
+    check(warm.run(4, "group_programs:rank_table_over_hosts", port), 2)
 
 
 def test_the_end_of_a_host_is_told_at_once(warm: Warm) -> None:

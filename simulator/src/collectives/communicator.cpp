@@ -6,6 +6,8 @@
 
 #include <cstring>
 
+#include "collectives/faults.h"
+
 namespace cannsim::collectives {
 namespace {
 
@@ -276,8 +278,9 @@ void Communicator::launch(const std::string& name, Stream& stream, uint64_t byte
   };
   auto self = shared_from_this();
   auto pending = capturing(stream) ? nullptr : std::make_shared<Pending>(self);
-  stream.submit(make_task(activity(name, Kind::collective), {0, bytes, 0}, [self, pending, body = std::move(body)] {
+  stream.submit(make_task(activity(name, Kind::collective), {0, bytes, 0}, [self, name, pending, body = std::move(body)] {
     try {
+      self->suffer(name);
       body(*self);
     } catch (const Failure& failure) {
       self->fail(failure.result, failure.what(), failure.code);
@@ -286,6 +289,21 @@ void Communicator::launch(const std::string& name, Stream& stream, uint64_t byte
     }
     if (pending) pending->end();
   }));
+}
+
+// A fault that was asked for. What hangs ends as a wait for a peer that never comes does.
+void Communicator::suffer(const std::string& name) {
+  const Fault fault = requested_fault(name, rank);
+  if (fault == Fault::none) return;
+  const std::string who = name + " on rank " + std::to_string(rank) + " of communicator '" + options.name + "'";
+  // EI0013 and 507057: an error of the link to a peer.
+  if (fault == Fault::fail) throw Failure(HCCL_E_REMOTE, "EI0013: " + who + " fails, as asked for (fault)", ACL_ERROR_RT_SUSPECT_REMOTE_ERROR);
+  const auto begin = Clock::now();
+  while (options.exec_timeout.count() == 0 || Clock::now() - begin < options.exec_timeout) {
+    check_usable();
+    sleep(*bell, bell->rung.load(), kLook);
+  }
+  give_up("EI0002: " + who + " hangs, as asked for (fault), for " + std::to_string(options.exec_timeout.count()) + " s (HCCL_EXEC_TIMEOUT)", HCCL_E_TIMEOUT);
 }
 
 void Communicator::fail(HcclResult result, const std::string& message, int acl) {

@@ -87,6 +87,7 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   bool step_receive(Plane plane, Transfer& transfer);
   bool step_local(Transfer& transfer);
   void finish(Plane plane, Transfer& transfer);
+  void suffer(const std::string& name);
   void check_usable();
   std::string lost(Plane plane, const std::vector<Transfer>& transfers);
   [[noreturn]] void give_up(const std::string& message, HcclResult result);

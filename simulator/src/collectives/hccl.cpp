@@ -214,6 +214,14 @@ HcclConfigValue& deterministic() {
   return value;
 }
 
+void check_ranks(HcclComm comm, const uint32_t* ranks, uint32_t count) {
+  const uint32_t known = find(comm)->ranks;
+  if (count > 0) need(ranks, "the list of ranks");
+  for (uint32_t i = 0; i < count; ++i) {
+    if (ranks[i] >= known) refuse(HCCL_E_PARA, "EI0003: rank " + std::to_string(ranks[i]) + " does not exist; the communicator has " + std::to_string(known));
+  }
+}
+
 struct Window {
   HcclComm comm;
   void* address;
@@ -359,12 +367,7 @@ HcclResult HcclCommResume(HcclComm comm) {
   });
 }
 HcclResult HcclCommWorkingDevNicSet(HcclComm comm, uint32_t* ranks, bool*, uint32_t count) {
-  return checked("HcclCommWorkingDevNicSet", [&] {
-    const uint32_t known = find(comm)->ranks;
-    for (uint32_t i = 0; i < count; ++i) {
-      if (ranks[i] >= known) refuse(HCCL_E_PARA, "EI0003: rank " + std::to_string(ranks[i]) + " does not exist; the communicator has " + std::to_string(known));
-    }
-  });
+  return checked("HcclCommWorkingDevNicSet", [&] { check_ranks(comm, ranks, count); });
 }
 
 HcclResult HcclSetConfig(HcclConfig config, HcclConfigValue value) {
@@ -422,8 +425,10 @@ HcclResult HcclCommDeregister(HcclComm comm, void* handle) {
   });
 }
 HcclResult HcclCommExchangeMem(HcclComm comm, void* handle, uint32_t* ranks, uint32_t count) {
-  need(handle, "the window");
-  return HcclCommWorkingDevNicSet(comm, ranks, nullptr, count);
+  return checked("HcclCommExchangeMem", [&] {
+    need(handle, "the window");
+    check_ranks(comm, ranks, count);
+  });
 }
 HcclResult HcclCommSymWinRegister(HcclComm comm, void* address, uint64_t bytes, void** handle, uint32_t flag) {
   return HcclCommRegister(comm, address, bytes, handle, flag);
