@@ -98,7 +98,7 @@ def test_ranks_meet_by_a_rank_table(warm: Warm) -> None:
     check(warm.run(3, "group_programs:rank_table"), 14)
 
 
-@pytest.mark.parametrize("number", [1, 3, 8, pytest.param(64, marks=slow)])
+@pytest.mark.parametrize("number", [1, 3, 8, pytest.param(32, marks=slow)])
 def test_devices_of_one_process_are_ranks(number: int, warm: Warm) -> None:
     check(warm.run(1, "group_programs:devices_of_one_process", number), number + 1)
 
