@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -214,4 +216,19 @@ def parallel_training(rank: int, count: int, argument: Any) -> dict[str, Any]:
     return checks.report()
 
 
-PROGRAMS: dict[str, Program] = {f.__name__: f for f in (collectives, parallel_training)}
+def a_peer_dies(rank: int, count: int, argument: Any) -> str:
+    """Rank 1 is killed; rank 0 waits for its process to be taken down by torch-npu's watchdog."""
+    start(rank, count)
+    x = values(rank).npu()
+    dist.all_reduce(x)
+    torch.npu.synchronize()
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.all_reduce(x)
+    time.sleep(20)
+    return "nothing happened"
+
+
+PROGRAMS: dict[str, Program] = {
+    f.__name__: f for f in (collectives, parallel_training, a_peer_dies)
+}

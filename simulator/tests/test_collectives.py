@@ -83,6 +83,11 @@ def test_gradients_of_parallel_training_are_those_of_the_whole_batch(warm: Warm)
     check(warm.run(2, "distributed_programs:parallel_training"), 4)
 
 
+def test_torch_npus_watchdog_ends_a_process_whose_peer_has_died(warm: Warm) -> None:
+    with pytest.raises(AssertionError, match="rank 0 ended with -6"):
+        warm.run(2, "distributed_programs:a_peer_dies")
+
+
 # ---- communicators -------------------------------------------------------------------------------
 
 
