@@ -1,6 +1,10 @@
 """Configures Sphinx: MyST pages, the furo theme, nothing loaded from other hosts."""
 
+import subprocess
+import sys
 from pathlib import Path
+
+from sphinx.application import Sphinx
 
 _version = Path(__file__).parents[1] / "VERSION"
 
@@ -18,3 +22,22 @@ html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {"top_of_page_buttons": []}
 exclude_patterns = ["_build"]
+
+_SIMULATOR_PAGES = ("chips", "versions", "operators")
+
+
+def _write_simulator_pages(app: Sphinx) -> None:
+    """Writes the simulator's reference pages, from its own data, beside the pages that are read."""
+    folder = Path(app.srcdir) / "simulator"
+    ran = subprocess.run([sys.executable, "-m", "cannsim.reference", str(folder)], check=False)
+    if ran.returncode == 0:
+        return
+    folder.mkdir(exist_ok=True)
+    for name in _SIMULATOR_PAGES:
+        note = "The simulator was not installed where these pages were built."
+        (folder / f"{name}.md").write_text(f"# Simulator: {name}\n\n{note}\n")
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx when it loads this file."""
+    app.connect("builder-inited", _write_simulator_pages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -43,8 +44,11 @@ def pages(folder: Path, operators: Sequence[str]) -> list[Path]:
     made = []
     contents = {"chips": chips(), "versions": versions(), "operators": operator_table(operators)}
     for name, lines in contents.items():
-        first, *rest = lines
-        text = "\n".join([first.removeprefix("#"), "", NOTICE, *rest])
+        # A page of its own begins with its title: every heading goes up by one level.
+        first, *rest = (
+            line.replace("#", "", 1) if line.startswith("#") else line for line in lines
+        )
+        text = "\n".join([first, "", NOTICE, *rest])
         (folder / f"{name}.md").write_text(text + "\n")
         made.append(folder / f"{name}.md")
     return made
@@ -108,3 +112,19 @@ def _listed(name: str, patterns: Sequence[str]) -> bool:
 
 def _source(figure: dict) -> str:
     return figure["source"] + (" (*assumed*)" if figure.get("assumed") else "")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Writes the pages into a folder: ``python -m cannsim.reference FOLDER``; 2 is bad usage."""
+    from cannsim.__main__ import operators
+
+    if len(argv) != 1:
+        print("usage: python -m cannsim.reference FOLDER", file=sys.stderr)
+        return 2
+    for page in pages(Path(argv[0]), operators()):
+        print(page)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

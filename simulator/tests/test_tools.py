@@ -115,7 +115,7 @@ class TestReference:
         names = operators()
         written = {path.name: path.read_text() for path in reference.pages(tmp_path, names)}
         assert all(f"`{name}`" in written["operators.md"] for name in names)
-        assert "### Ascend950DT_9582" in written["chips.md"]
+        assert "\n## Ascend950DT_9582" in written["chips.md"]
         assert "*assumed*" in written["chips.md"]
         assert "| 8.2.RC1 |" in written["versions.md"]
 
