@@ -26,9 +26,10 @@ OPERATOR(aclnnEye, int64_t rows, int64_t columns, Tensor& out) { at::eye_out(out
 
 // The numbers that follow from a seed and an offset: the same on every call, whatever ran before.
 // They are not the chip's numbers: only the distribution is.
-static at::Generator generator(int64_t seed, int64_t offset) {
+at::Generator cannsim::random_generator(int64_t seed, int64_t offset) {
   return at::make_generator<at::CPUGeneratorImpl>(uint64_t(seed) * 0x9E3779B97F4A7C15ULL + uint64_t(offset));
 }
+static at::Generator generator(int64_t seed, int64_t offset) { return random_generator(seed, offset); }
 OPERATOR(aclnnInplaceNormal, Tensor& self, float mean, float deviation, int64_t seed, int64_t offset) {
   self.normal_(mean, deviation, generator(seed, offset));
 }

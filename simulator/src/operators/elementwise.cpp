@@ -209,3 +209,14 @@ OPERATOR(aclnnSWhere, const Tensor& condition, const Tensor& self, const Tensor&
 
 OPERATOR(aclnnCast, const Tensor& self, at::ScalarType, Tensor& out) { out.copy_(self); }
 OPERATOR(aclnnInplaceCopy, Tensor& self, const Tensor& source) { self.copy_(source); }
+OPERATOR(aclnnAddRelu, const Tensor& self, const Tensor& other, const Scalar& alpha, Tensor& out) {
+  at::relu_out(out, at::add(self, other, alpha));
+}
+OPERATOR(aclnnInplaceAddRelu, Tensor& self, const Tensor& other, const Scalar& alpha) { self.add_(other, alpha).relu_(); }
+OPERATOR(aclnnInplaceRoundDecimals, Tensor& self, int64_t decimals) { self.round_(decimals); }
+OPERATOR(aclnnLessScalar, const Tensor& self, const Scalar& other, Tensor& out) {
+  at::lt_out(out, self, at::native::wrapped_scalar_tensor(other));
+}
+OPERATOR(aclnnMaskedScale, const Tensor& self, const Tensor& mask, float scale, Tensor& out) {
+  out.copy_(self.to(at::kFloat) * mask.to(at::kFloat) * scale);
+}

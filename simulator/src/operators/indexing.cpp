@@ -197,3 +197,35 @@ CHECKED_OPERATOR(aclnnScatterPaKvCache, check_cache_write, const Tensor& key, Te
   write_slots(key, key_cache, slots);
   write_slots(value, value_cache, slots);
 }
+
+OPERATOR(aclnnIndexFill, const Tensor& self, int64_t dim, const Tensor& index, const Scalar& value, Tensor& out) {
+  out.copy_(at::index_fill(self, dim, long_index(index), value));
+}
+OPERATOR(aclnnInplaceIndexFill, Tensor& self, int64_t dim, const Tensor& index, const Scalar& value) {
+  self.index_fill_(dim, long_index(index), value);
+}
+
+// Reductions of scatter_reduce, as CANN numbers them.
+static Tensor scatter_reduced(const Tensor& self, int64_t dim, const Tensor& index, const Tensor& source, int64_t reduction, bool include) {
+  constexpr const char* kNames[] = {"", "sum", "prod", "amax", "amin", "mean"};
+  if (reduction == 0) return at::scatter(self, dim, long_index(index), source);
+  return at::scatter_reduce(self, dim, long_index(index), source, kNames[reduction], include);
+}
+OPERATOR(aclnnScatterReduce, const Tensor& self, int64_t dim, const Tensor& index, const Tensor& source, int64_t reduction, bool include,
+         Tensor& out) {
+  out.copy_(scatter_reduced(self, dim, index, source, reduction, include));
+}
+OPERATOR(aclnnInplaceScatterReduce, Tensor& self, int64_t dim, const Tensor& index, const Tensor& source, int64_t reduction, bool include) {
+  self.copy_(scatter_reduced(self, dim, index, source, reduction, include));
+}
+OPERATOR(aclnnEmbeddingBag, const Tensor& weight, const Tensor& indices, const Tensor& offsets, bool scale_by_frequency, int64_t mode,
+         bool sparse, const OptionalTensor& sample_weights, bool include_last, int64_t padding, Tensor& out, Tensor& bag_of,
+         Tensor& bag_sizes, Tensor& largest) {
+  auto [sums, bags, sizes, places] =
+      at::_embedding_bag(weight, indices, offsets.to(indices.scalar_type()), scale_by_frequency, mode, sparse, sample_weights, include_last, padding);
+  out.copy_(sums);
+  if (bags.sizes() == bag_of.sizes()) bag_of.copy_(bags);
+  if (sizes.sizes() == bag_sizes.sizes()) bag_sizes.copy_(sizes);
+  if (places.sizes() == largest.sizes()) largest.copy_(places);
+}
+OPERATOR(aclnnChunkCat, const TensorList& tensors, int64_t dim, int64_t chunks, Tensor& out) { out.copy_(at::_chunk_cat(tensors, dim, chunks)); }

@@ -35,3 +35,15 @@ OPERATOR(aclnnNLLLoss2d, const Tensor& self, const Tensor& target, const Tensor&
   out.copy_(loss);
   total_weight.copy_(total);
 }
+OPERATOR(aclnnMultilabelMarginLoss, const Tensor& self, const Tensor& target, int64_t reduction, Tensor& out, Tensor& is_target) {
+  auto [loss, hits] = at::multilabel_margin_loss_forward(self, target.to(at::kLong), reduction);
+  out.copy_(loss.view_as(out));
+  is_target.copy_(hits);
+}
+OPERATOR(aclnnCtcLoss, const Tensor& log_probabilities, const Tensor& targets, IntArray input_lengths, IntArray target_lengths, int64_t blank,
+         bool zero_infinity, Tensor& out, Tensor& log_alpha) {
+  auto [loss, alpha] = at::_ctc_loss(log_probabilities, targets, input_lengths, target_lengths, blank, zero_infinity);
+  out.copy_(loss);
+  // The device's table may be wider than the longest target needs.
+  if (alpha.dim() == log_alpha.dim() && alpha.size(-1) <= log_alpha.size(-1)) log_alpha.narrow(-1, 0, alpha.size(-1)).copy_(alpha);
+}

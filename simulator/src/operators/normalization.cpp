@@ -69,3 +69,63 @@ OPERATOR(aclnnInplaceAddRmsNorm, Tensor& x1, Tensor& x2, const Tensor& gamma, do
   x2.copy_(sum);
   rms_norm(sum, gamma, epsilon, x1, &rstd);
 }
+
+// Batch normalisation over several devices: statistics of each, their union, and its use.
+OPERATOR(aclnnBatchNormStats, const Tensor& self, double epsilon, Tensor& mean, Tensor& rstd) {
+  std::vector<int64_t> dims;
+  for (int64_t dim = 0; dim < self.dim(); ++dim)
+    if (dim != 1) dims.push_back(dim);
+  auto [variance, average] = at::var_mean(self.to(at::kFloat), at::OptionalIntArrayRef(dims), std::optional<Scalar>(0));
+  mean.copy_(average);
+  rstd.copy_(at::rsqrt(variance + epsilon));
+}
+static Tensor per_channel(const Tensor& values, const Tensor& like) {
+  std::vector<int64_t> shape(like.dim(), 1);
+  shape[1] = -1;
+  return values.to(at::kFloat).reshape(shape);
+}
+OPERATOR(aclnnBatchNormElemt, const Tensor& self, const OptionalTensor& weight, const OptionalTensor& bias, const Tensor& mean,
+         const Tensor& rstd, double epsilon, Tensor& out) {
+  Tensor y = (self.to(at::kFloat) - per_channel(mean, self)) * per_channel(rstd, self);
+  if (weight) y = y * per_channel(*weight, self);
+  if (bias) y = y + per_channel(*bias, self);
+  out.copy_(y);
+}
+// mean and rstd: [devices, channels]; counts: elements of a channel on each device.
+OPERATOR(aclnnBatchNormGatherStatsWithCounts, const Tensor& self, const Tensor& mean, const Tensor& rstd, const OptionalTensor& running_mean,
+         const OptionalTensor& running_variance, double momentum, double epsilon, const Tensor& counts, Tensor& mean_out, Tensor& rstd_out) {
+  const Tensor number = counts.to(at::kFloat).reshape({-1, 1}), total = number.sum(0);
+  const Tensor average = (mean * number).sum(0) / total;
+  const Tensor variances = rstd.to(at::kFloat).square().reciprocal() - epsilon;
+  const Tensor variance = ((variances + (mean - average).square()) * number).sum(0) / total;
+  mean_out.copy_(average);
+  rstd_out.copy_(at::rsqrt(variance + epsilon));
+  if (running_mean) Tensor(*running_mean).mul_(1 - momentum).add_(average, momentum);
+  if (running_variance) Tensor(*running_variance).mul_(1 - momentum).add_(variance * total / (total - 1), momentum);
+}
+OPERATOR(aclnnBatchNormReduce, const Tensor& self, Tensor& sum, Tensor& square_sum) {
+  std::vector<int64_t> dims;
+  for (int64_t dim = 0; dim < self.dim(); ++dim)
+    if (dim != 1) dims.push_back(dim);
+  sum.copy_(self.sum(dims));
+  square_sum.copy_(self.square().sum(dims));
+}
+OPERATOR(aclnnFastLayerNorm, const Tensor& self, IntArray shape, const OptionalTensor& weight, const OptionalTensor& bias, double epsilon,
+         Tensor& out, const OptionalTensor& mean_out, const OptionalTensor& rstd_out) {
+  if (self.numel() == 0) return;
+  auto [y, mean, rstd] = at::native_layer_norm(self, shape, weight, bias, epsilon);
+  out.copy_(y);
+  if (mean_out) Tensor(*mean_out).copy_(mean);
+  if (rstd_out) Tensor(*rstd_out).copy_(rstd);
+}
+// Group normalisation, then SiLU.
+OPERATOR(aclnnGroupNormSilu, const Tensor& self, const OptionalTensor& weight, const OptionalTensor& bias, int64_t groups, double epsilon,
+         Tensor& out, Tensor& mean_out, Tensor& rstd_out) {
+  const int64_t batch = self.size(0), channels = self.size(1), inner = self.numel() / (batch * channels);
+  const auto wide = [](const OptionalTensor& value) { return value ? OptionalTensor(value->to(at::kFloat)) : std::nullopt; };
+  auto [y, mean, rstd] =
+      at::native_group_norm(self.to(at::kFloat).contiguous(), wide(weight), wide(bias), batch, channels, inner, groups, epsilon);
+  out.copy_(at::silu(y));
+  mean_out.copy_(mean);
+  rstd_out.copy_(rstd);
+}

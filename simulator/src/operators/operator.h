@@ -11,6 +11,7 @@
 #include <ATen/ScalarOps.h>
 #include <c10/core/InferenceMode.h>
 
+#include <array>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -60,6 +61,9 @@ using OptionalScalar = std::optional<Scalar>;
 using IntArray = at::IntArrayRef;
 using OptionalIntArray = at::OptionalIntArrayRef;
 using TensorList = std::vector<Tensor>;
+using ScalarList = std::vector<Scalar>;
+template <size_t N>
+using Flags = std::array<bool, N>;  // which results are wanted
 using Text = const std::string&;
 
 inline constexpr int kParameterNull = 161001;     // ACLNN_ERR_PARAM_NULLPTR
@@ -77,6 +81,9 @@ inline void refuse_unless(bool fits, const std::string& message) {
 at::ScalarType scalar_type(aclDataType type);
 aclDataType acl_type(at::ScalarType type);
 std::string describe(const aclTensor& tensor);
+
+// Random numbers that follow from a seed and an offset alone.
+at::Generator random_generator(int64_t seed, int64_t offset);
 
 // What the executor keeps of a tensor: a view of device memory, made an at::Tensor when run.
 struct View {
@@ -176,6 +183,29 @@ struct Argument<const OptionalScalar&> {
     if (value != nullptr) kept = value->value;
   }
   const OptionalScalar& get() { return kept; }
+  uint64_t bytes() const { return 0; }
+};
+template <>
+struct Argument<const ScalarList&> {
+  using C = const aclScalarList*;
+  ScalarList kept;
+  explicit Argument(C value) {
+    if (value == nullptr) throw Error(kParameterNull, "a required list of scalars is null");
+    for (const aclScalar* scalar : value->scalars) kept.push_back(scalar->value);
+  }
+  const ScalarList& get() { return kept; }
+  uint64_t bytes() const { return 0; }
+};
+template <size_t N>
+struct Argument<Flags<N>> {
+  using C = const aclBoolArray*;
+  Flags<N> kept;
+  explicit Argument(C value) {
+    if (value == nullptr || value->values.size() != N)
+      throw Error(kParameterInvalid, "an array of " + std::to_string(N) + " booleans is expected");
+    std::copy(value->values.begin(), value->values.end(), kept.begin());
+  }
+  Flags<N> get() { return kept; }
   uint64_t bytes() const { return 0; }
 };
 template <>

@@ -73,7 +73,7 @@ OPERATOR(aclnnRenorm, const Tensor& self, const Scalar& p, int64_t dim, const Sc
 OPERATOR(aclnnCdist, const Tensor& first, const Tensor& second, float p, int64_t mode, Tensor& out) { out.copy_(at::cdist(first, second, p)); }
 OPERATOR(aclnnLinalgCross, const Tensor& self, const Tensor& other, int64_t dim, Tensor& out) { at::linalg_cross_out(out, self, other, dim); }
 OPERATOR(aclnnHistc, const Tensor& self, int64_t bins, const Scalar& least, const Scalar& most, Tensor& out) {
-  out.copy_(at::histc(self.to(at::kFloat), bins, least, most));
+  out.copy_(at::histc(self.is_floating_point() ? self : self.to(at::kFloat), bins, least, most));
 }
 OPERATOR(aclnnMedian, const Tensor& self, Tensor& out) { out.copy_(at::median(self)); }
 OPERATOR(aclnnNanMedian, const Tensor& self, Tensor& out) { out.copy_(at::nanmedian(self)); }
@@ -132,3 +132,12 @@ OPERATOR(aclnnBincount, const Tensor& self, const OptionalTensor& weights, int64
   const auto counts = at::bincount(self, weights, least);
   out.copy_(counts.narrow(0, 0, out.size(0)));
 }
+OPERATOR(aclnnAminmaxAll, const Tensor& self, Tensor& least, Tensor& most) {
+  least.copy_(at::min(self).view_as(least));
+  most.copy_(at::max(self).view_as(most));
+}
+OPERATOR(aclnnAminmaxDim, const Tensor& self, int64_t dim, bool keep, Tensor& least, Tensor& most) {
+  at::amin_out(least, self, dim, keep);
+  at::amax_out(most, self, dim, keep);
+}
+OPERATOR(aclnnInplaceRenorm, Tensor& self, const Scalar& p, int64_t dim, const Scalar& most) { self.renorm_(p, dim, most); }
