@@ -1,4 +1,6 @@
 // Indexing, gathering, scattering, masking, joining and repeating.
+#include <ATen/WrapDimUtils.h>
+
 #include "operators/operator.h"
 
 using namespace cannsim;
@@ -124,7 +126,7 @@ OPERATOR(aclnnUniqueDim, const Tensor& self, bool sorted, bool with_inverse, int
 OPERATOR(aclnnUniqueConsecutive, const Tensor& self, bool with_inverse, bool with_counts, int64_t dim, aclTensor* out, Tensor& inverse,
          aclTensor* counts) {
   constexpr int64_t kFlattened = 1000;  // what torch-npu passes for no dimension
-  const auto chosen = dim == kFlattened ? std::nullopt : std::optional<int64_t>(dim);
+  const auto chosen = dim == kFlattened ? std::nullopt : std::optional<int64_t>(at::maybe_wrap_dim(dim, self.dim()));
   write_unique(at::unique_consecutive(self, with_inverse, with_counts, chosen), out, inverse, counts);
 }
 
