@@ -69,11 +69,6 @@ OPERATOR(aclnnGeluMul, const Tensor& self, Text approximate, Tensor& out) {
   out.copy_(at::gelu(halves[0], approximate == "tanh" ? "tanh" : "none").mul_(halves[1]));
 }
 
-// A cheaper GELU: x * sigmoid(1.702 x), as CANN's documents of FastGelu give it.
-OPERATOR(aclnnFastGelu, const Tensor& self, Tensor& out) {
-  const Tensor wide = self.to(at::kFloat);
-  out.copy_(wide * at::sigmoid(wide * 1.702));
-}
 // `noise` gets the slope of every element: random between the bounds in training, else nothing.
 static Tensor leaky(const Tensor& self, Tensor& noise, const Scalar& lower, const Scalar& upper, bool training, int64_t seed, int64_t offset) {
   return at::rrelu_with_noise(self, noise, lower, upper, training, random_generator(seed, offset));

@@ -109,25 +109,26 @@ OPERATOR(aclnnUnique, const Tensor& self, bool sorted, bool with_inverse, aclTen
   write_front(out, values);
   if (with_inverse) inverse.copy_(places);
 }
-static void write_unique(const std::tuple<Tensor, Tensor, Tensor>& found, aclTensor* out, Tensor& inverse, aclTensor* counts) {
+// Counts that were not asked for have no room, though ATen may make them.
+static void write_unique(const std::tuple<Tensor, Tensor, Tensor>& found, aclTensor* out, Tensor& inverse, aclTensor* counts, bool with_counts) {
   const auto& [values, places, numbers] = found;
   write_front(out, values);
   if (places.numel() > 0 && places.sizes() == inverse.sizes()) inverse.copy_(places);
-  if (numbers.numel() > 0) write_front(counts, numbers);
+  if (with_counts && numbers.numel() > 0) write_front(counts, numbers);
 }
 OPERATOR(aclnnUnique2, const Tensor& self, bool sorted, bool with_inverse, bool with_counts, aclTensor* out, Tensor& inverse,
          aclTensor* counts) {
-  write_unique(at::_unique2(self, sorted, with_inverse, with_counts), out, inverse, counts);
+  write_unique(at::_unique2(self, sorted, with_inverse, with_counts), out, inverse, counts, with_counts);
 }
 OPERATOR(aclnnUniqueDim, const Tensor& self, bool sorted, bool with_inverse, int64_t dim, aclTensor* out, Tensor& inverse,
          aclTensor* counts) {
-  write_unique(at::unique_dim(self, dim, sorted, true, true), out, inverse, counts);
+  write_unique(at::unique_dim(self, dim, sorted, true, true), out, inverse, counts, true);
 }
 OPERATOR(aclnnUniqueConsecutive, const Tensor& self, bool with_inverse, bool with_counts, int64_t dim, aclTensor* out, Tensor& inverse,
          aclTensor* counts) {
   constexpr int64_t kFlattened = 1000;  // what torch-npu passes for no dimension
   const auto chosen = dim == kFlattened ? std::nullopt : std::optional<int64_t>(at::maybe_wrap_dim(dim, self.dim()));
-  write_unique(at::unique_consecutive(self, with_inverse, with_counts, chosen), out, inverse, counts);
+  write_unique(at::unique_consecutive(self, with_inverse, with_counts, chosen), out, inverse, counts, with_counts);
 }
 
 OPERATOR(aclnnCat, const TensorList& tensors, int64_t dim, Tensor& out) { at::cat_out(out, tensors, dim); }

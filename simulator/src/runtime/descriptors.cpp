@@ -1,31 +1,19 @@
-// Tensor descriptions, data buffers and attributes of the older operator interface, and its entry
-// points, which refuse: operators are reached through aclnn functions.
+// Tensor descriptions, data buffers and attributes of the older operator interface (what runs them
+// is operators/legacy.cpp); hooks of the log, the profiler and of kernels, which are refused.
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
 
-#include "acl/acl_op.h"
 #include "acl/acl_op_compiler.h"
+#include "runtime/descriptors.h"
 #include "runtime/runtime.h"
-
-struct aclTensorDesc {
-  aclDataType type;
-  aclFormat format;
-  std::vector<int64_t> dims;
-  std::string name;
-};
-struct aclDataBuffer {
-  void* data;
-  size_t size;
-};
-struct aclopAttr {};
 
 using namespace cannsim;
 
 extern "C" {
 
 aclTensorDesc* aclCreateTensorDesc(aclDataType type, int number, const int64_t* dims, aclFormat format) {
-  return new aclTensorDesc{type, format, {dims, dims + number}, {}};
+  return new aclTensorDesc{type, format, {dims, dims + number}, {}, {}};
 }
 void aclDestroyTensorDesc(const aclTensorDesc* description) { delete description; }
 aclDataType aclGetTensorDescType(const aclTensorDesc* description) { return description->type; }
@@ -42,10 +30,13 @@ aclError aclSetTensorFormat(aclTensorDesc* description, aclFormat format) {
   return ACL_SUCCESS;
 }
 aclError aclSetTensorShape(aclTensorDesc* description, int number, const int64_t* dims) {
-  description->dims.assign(dims, dims + number);
+  description->storage_dims.assign(dims, dims + number);
   return ACL_SUCCESS;
 }
-aclError aclSetTensorPlaceMent(aclTensorDesc*, aclMemType) { return ACL_SUCCESS; }
+aclError aclSetTensorPlaceMent(aclTensorDesc* description, aclMemType place) {
+  description->place = place;
+  return ACL_SUCCESS;
+}
 
 aclDataBuffer* aclCreateDataBuffer(void* data, size_t size) { return new aclDataBuffer{data, size}; }
 aclError aclDestroyDataBuffer(const aclDataBuffer* buffer) {
@@ -55,15 +46,30 @@ aclError aclDestroyDataBuffer(const aclDataBuffer* buffer) {
 
 aclopAttr* aclopCreateAttr() { return new aclopAttr; }
 void aclopDestroyAttr(const aclopAttr* attributes) { delete attributes; }
-aclError aclopSetAttrBool(aclopAttr*, const char*, uint8_t) { return ACL_SUCCESS; }
-aclError aclopSetAttrInt(aclopAttr*, const char*, int64_t) { return ACL_SUCCESS; }
-aclError aclopSetAttrFloat(aclopAttr*, const char*, float) { return ACL_SUCCESS; }
-aclError aclopSetAttrString(aclopAttr*, const char*, const char*) { return ACL_SUCCESS; }
-aclError aclopSetAttrDataType(aclopAttr*, const char*, aclDataType) { return ACL_SUCCESS; }
-aclError aclopSetAttrListBool(aclopAttr*, const char*, int, const uint8_t*) { return ACL_SUCCESS; }
-aclError aclopSetAttrListInt(aclopAttr*, const char*, int, const int64_t*) { return ACL_SUCCESS; }
-aclError aclopSetAttrListFloat(aclopAttr*, const char*, int, const float*) { return ACL_SUCCESS; }
-aclError aclopSetAttrListListInt(aclopAttr*, const char*, int, const int*, const int64_t* const[]) { return ACL_SUCCESS; }
+static aclError keep(aclopAttr* attributes, const char* name, aclopAttr::Value value) {
+  if (attributes == nullptr || name == nullptr) return report(ACL_ERROR_INVALID_PARAM, "an attribute without a name or a place to keep it");
+  attributes->values[name] = std::move(value);
+  return ACL_SUCCESS;
+}
+aclError aclopSetAttrBool(aclopAttr* all, const char* name, uint8_t value) { return keep(all, name, value != 0); }
+aclError aclopSetAttrInt(aclopAttr* all, const char* name, int64_t value) { return keep(all, name, value); }
+aclError aclopSetAttrFloat(aclopAttr* all, const char* name, float value) { return keep(all, name, value); }
+aclError aclopSetAttrString(aclopAttr* all, const char* name, const char* value) { return keep(all, name, std::string(value)); }
+aclError aclopSetAttrDataType(aclopAttr* all, const char* name, aclDataType value) { return keep(all, name, int64_t(value)); }
+aclError aclopSetAttrListBool(aclopAttr* all, const char* name, int number, const uint8_t* values) {
+  return keep(all, name, std::vector<bool>(values, values + number));
+}
+aclError aclopSetAttrListInt(aclopAttr* all, const char* name, int number, const int64_t* values) {
+  return keep(all, name, std::vector<int64_t>(values, values + number));
+}
+aclError aclopSetAttrListFloat(aclopAttr* all, const char* name, int number, const float* values) {
+  return keep(all, name, std::vector<float>(values, values + number));
+}
+aclError aclopSetAttrListListInt(aclopAttr* all, const char* name, int number, const int* sizes, const int64_t* const values[]) {
+  std::vector<std::vector<int64_t>> lists;
+  for (int i = 0; i < number; ++i) lists.emplace_back(values[i], values[i] + sizes[i]);
+  return keep(all, name, std::move(lists));
+}
 
 // CANN's log of an application, shown from ASCEND_GLOBAL_LOG_LEVEL on when it goes to stdout.
 void aclAppLog(aclLogLevel level, const char* function, const char* file, uint32_t line, const char* format, ...) {

@@ -1,11 +1,14 @@
-// The operator compiler: its switches are kept, and operators without an aclnn function, which
-// come here, are refused by name.
+// The operator compiler: its switches are kept, and operators that come by their type's name go to
+// libopapi.so (operators/legacy.cpp), which is loaded with the first of them.
+#include <dlfcn.h>
+
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <string>
 
 #include "acl/acl_op_compiler.h"
+#include "runtime/descriptors.h"
 #include "runtime/runtime.h"
 
 using namespace cannsim;
@@ -20,11 +23,15 @@ std::map<int, std::string>& options() {
   return all;
 }
 
-aclError refuse(const char* type) {
-  return report(ACL_ERROR_OP_NOT_FOUND,
-                std::string("operator ") + type +
-                    " is not simulated: libopapi.so has no aclnn function for it and the compiled path does not exist. Add it in "
-                    "simulator/src/operators, one entry in the file of its family");
+LegacyExecute executor() {
+  void* library = dlopen("libopapi.so", RTLD_NOW | RTLD_LOCAL);
+  return library == nullptr ? nullptr : reinterpret_cast<LegacyExecute>(dlsym(library, kLegacyExecute));
+}
+
+aclError execute(const LegacyRequest& request) {
+  static const LegacyExecute run = executor();
+  if (run == nullptr) return report(ACL_ERROR_OP_NOT_FOUND, std::string("operator ") + request.type + ": libopapi.so cannot be loaded");
+  return run(request);
 }
 
 }  // namespace
@@ -50,14 +57,17 @@ aclError aclGetCompileopt(aclCompileOpt option, char* value, size_t length) {
 aclGraphDumpOption* aclCreateGraphDumpOpt() { return nullptr; }
 aclError aclDestroyGraphDumpOpt(const aclGraphDumpOption*) { return ACL_SUCCESS; }
 
-aclError aclopCompileAndExecute(const char* type, int, const aclTensorDesc* const[], const aclDataBuffer* const[], int,
-                                const aclTensorDesc* const[], aclDataBuffer* const[], const aclopAttr*, aclopEngineType, aclopCompileType,
-                                const char*, aclrtStream) {
-  return refuse(type);
+aclError aclopCompileAndExecute(const char* type, int inputs, const aclTensorDesc* const input_descriptions[],
+                                const aclDataBuffer* const input_buffers[], int outputs, const aclTensorDesc* const output_descriptions[],
+                                aclDataBuffer* const output_buffers[], const aclopAttr* attributes, aclopEngineType, aclopCompileType,
+                                const char*, aclrtStream stream) {
+  return execute({type, inputs, input_descriptions, input_buffers, outputs, const_cast<aclTensorDesc* const*>(output_descriptions),
+                  output_buffers, attributes, false, stream});
 }
-aclError aclopCompileAndExecuteV2(const char* type, int, aclTensorDesc*[], aclDataBuffer*[], int, aclTensorDesc*[], aclDataBuffer*[],
-                                  aclopAttr*, aclopEngineType, aclopCompileType, const char*, aclrtStream) {
-  return refuse(type);
+aclError aclopCompileAndExecuteV2(const char* type, int inputs, aclTensorDesc* input_descriptions[], aclDataBuffer* input_buffers[],
+                                  int outputs, aclTensorDesc* output_descriptions[], aclDataBuffer* output_buffers[], aclopAttr* attributes,
+                                  aclopEngineType, aclopCompileType, const char*, aclrtStream stream) {
+  return execute({type, inputs, input_descriptions, input_buffers, outputs, output_descriptions, output_buffers, attributes, true, stream});
 }
 
 }  // extern "C"
