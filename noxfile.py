@@ -135,6 +135,15 @@ def simulator(session: nox.Session) -> None:
 
 
 @nox.session
+def coverage(session: nox.Session) -> None:
+    """Measure which ATen operators give the CPU's result (-- --help lists the flags)."""
+    env = environment(session)
+    variables = simulated(session, env)
+    arguments = session.posargs or ["--floor", "95"]
+    run(session, str(env.python), "simulator/tests/coverage.py", *arguments, variables=variables)
+
+
+@nox.session
 def perf(session: nox.Session) -> None:
     """Compare two trees (-- --base REV), or decoding with transformers' on the CPU (-- decode)."""
     env = environment(session)

@@ -10,7 +10,18 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from simulator.tests.tensors import ALL, FLOATS, INTEGERS, NUMBERS, axes, axis, indices, like, mask
+from simulator.tests.tensors import (
+    ALL,
+    FLOATS,
+    INTEGERS,
+    NUMBERS,
+    axes,
+    axis,
+    fill,
+    indices,
+    like,
+    mask,
+)
 
 Tensor = torch.Tensor
 
@@ -553,4 +564,244 @@ LOSSES = [
     ),
 ]
 
-CASES = [*ELEMENTWISE, *ACTIVATIONS, *REDUCTIONS, *INDEXING, *SHAPING, *LINEAR, *LOSSES]
+
+def _grid(r: Random, x: Tensor, dims: int) -> Tensor:
+    shape = (x.size(0), *(3,) * dims, dims)
+    return fill(shape, x.dtype, "unit", r.randrange(999)).to(x.device)
+
+
+def _resize(mode: str, dims: int, **options: Any) -> Case:
+    return Case(
+        f"interpolate_{mode}_{dims}d{'_aa' * bool(options.get('antialias'))}",
+        lambda r, x: F.interpolate(
+            x, tuple(r.randint(1, 7) for _ in range(dims)), mode=mode, **options
+        ),
+        SINGLE,
+        least_dims=dims + 2,
+        most_dims=dims + 2,
+        empty=False,
+    )
+
+
+def _resize_by(mode: str, dims: int) -> Case:
+    return Case(
+        f"interpolate_{mode}_{dims}d_by_factor",
+        lambda r, x: F.interpolate(
+            x, scale_factor=r.choice((1.3, 2.0, 2.6)), mode=mode, recompute_scale_factor=False
+        ),
+        SINGLE,
+        least_dims=dims + 2,
+        most_dims=dims + 2,
+        empty=False,
+    )
+
+
+def _pooled(x: Tensor, dims: int) -> Tensor:
+    """At least 2 long in each pooled dimension."""
+    return x.repeat(1, 1, *(2,) * dims)
+
+
+SINGLE = (torch.float32,)
+VISION = [
+    *(_resize("nearest", dims) for dims in (1, 2, 3)),
+    *(_resize("nearest-exact", dims) for dims in (1, 2, 3)),
+    *(_resize_by(mode, dims) for mode in ("nearest", "nearest-exact") for dims in (1, 2, 3)),
+    _resize("linear", 1),
+    _resize("bilinear", 2, align_corners=True),
+    _resize("bilinear", 2, antialias=True),
+    _resize("bicubic", 2),
+    _resize("trilinear", 3),
+    *(
+        Case(
+            f"grid_sample_{dims}d",
+            lambda r, x, dims=dims: F.grid_sample(
+                x,
+                _grid(r, x, dims),
+                mode=r.choice(("bilinear", "nearest")),
+                padding_mode=r.choice(("zeros", "border", "reflection")),
+                align_corners=r.random() < 0.5,
+            ),
+            SINGLE,
+            least_dims=dims + 2,
+            most_dims=dims + 2,
+            empty=False,
+        )
+        for dims in (2, 3)
+    ),
+    Case(
+        "affine_grid",
+        lambda r, x: F.affine_grid(like(r, x, (2, 2, 3)), (2, 1, 4, 5), align_corners=False),
+        SINGLE,
+        empty=False,
+    ),
+    Case(
+        "unfold",
+        lambda r, x: F.unfold(x, 1, stride=2),
+        SINGLE,
+        least_dims=4,
+        empty=False,
+    ),
+    Case(
+        "channel_shuffle",
+        lambda r, x: F.channel_shuffle(x.repeat(1, 2, 1, 1), 2),
+        SINGLE,
+        least_dims=4,
+        empty=False,
+    ),
+    Case(
+        "avg_pool3d",
+        lambda r, x: F.avg_pool3d(_pooled(x, 3), 2),
+        SINGLE,
+        least_dims=5,
+        most_dims=5,
+        empty=False,
+    ),
+    Case(
+        "max_pool3d",
+        lambda r, x: F.max_pool3d(_pooled(x, 3), 2),
+        SINGLE,
+        least_dims=5,
+        most_dims=5,
+        empty=False,
+    ),
+    Case(
+        "adaptive_max_pool2d",
+        lambda r, x: F.adaptive_max_pool2d(_pooled(x, 2), 2),
+        SINGLE,
+        least_dims=4,
+        empty=False,
+    ),
+    Case(
+        "adaptive_avg_pool3d",
+        lambda r, x: F.adaptive_avg_pool3d(x, 1),
+        SINGLE,
+        least_dims=5,
+        most_dims=5,
+        empty=False,
+    ),
+]
+
+
+def _triangle(r: Random, x: Tensor) -> Tensor:
+    """A well-conditioned upper triangle as wide as x is long."""
+    n = x.size(0)
+    return torch.triu(like(r, x, (n, n))) * 0.1 + torch.eye(n, dtype=x.dtype, device=x.device) * 3
+
+
+DECOMPOSITIONS = [
+    Case("svdvals", lambda r, x: torch.linalg.svdvals(x), SINGLE, least_dims=2, empty=False),
+    Case(
+        "svd_again",
+        lambda r, x: (lambda u, s, v: u * s.unsqueeze(-2) @ v)(
+            *torch.linalg.svd(x, full_matrices=False)
+        ),
+        SINGLE,
+        least_dims=2,
+        empty=False,
+    ),
+    Case(
+        "qr",
+        lambda r, x: torch.linalg.qr(x, mode=r.choice(("reduced", "complete"))),
+        SINGLE,
+        least_dims=2,
+        empty=False,
+    ),
+    Case(
+        "triangular_solve",
+        lambda r, x: torch.linalg.solve_triangular(_triangle(r, x), x, upper=True),
+        SINGLE,
+        least_dims=2,
+        most_dims=2,
+        empty=False,
+    ),
+    Case("pdist", lambda r, x: F.pdist(x, 1.0), SINGLE, least_dims=2, most_dims=2, empty=False),
+    Case(
+        "stft",
+        lambda r, x: torch.view_as_real(
+            torch.stft(
+                x.repeat(1, 8),
+                8,
+                hop_length=2,
+                center=False,
+                window=torch.ones(8, device=x.device),
+                return_complex=True,
+            )
+        ),
+        SINGLE,
+        least_dims=2,
+        most_dims=2,
+        empty=False,
+    ),
+]
+
+MORE = [
+    Case(
+        "scatter_reduce_sum",
+        lambda r, x: x.scatter_reduce(
+            -1, indices(r, x, tuple(x.shape), x.size(-1)), like(r, x), "sum"
+        ),
+        SINGLE,
+        least_dims=1,
+        empty=False,
+    ),
+    Case(
+        "embedding_bag",
+        lambda r, x: F.embedding_bag(
+            indices(r, x, (3, 2), x.size(0)), x, mode=r.choice(("sum", "mean"))
+        ),
+        SINGLE,
+        least_dims=2,
+        most_dims=2,
+        empty=False,
+    ),
+    Case(
+        "multilabel_margin_loss",
+        lambda r, x: F.multilabel_margin_loss(x, indices(r, x, tuple(x.shape), x.size(1))),
+        SINGLE,
+        least_dims=2,
+        most_dims=2,
+        empty=False,
+    ),
+    Case(
+        "ctc_loss",
+        lambda r, x: F.ctc_loss(
+            like(r, x, (6, 2, 5)).log_softmax(-1),
+            indices(r, x, (2, 3), 4) + 1,
+            (6, 5),
+            (3, 2),
+            reduction="none",
+        ),
+        SINGLE,
+        empty=False,
+    ),
+    Case("_add_relu", lambda r, x: torch._VF._add_relu(x, like(r, x)), SINGLE),
+    Case("aminmax_dim", lambda r, x: torch.aminmax(x, dim=-1), SINGLE, least_dims=1, empty=False),
+    Case(
+        "renorm_",
+        lambda r, x: x.clone().renorm_(2, 0, 1.5),
+        SINGLE,
+        least_dims=2,
+        empty=False,
+    ),
+    Case("round_decimals_", lambda r, x: x.clone().round_(decimals=1), SINGLE),
+    Case(
+        "unique_consecutive_dim",
+        lambda r, x: x.unique_consecutive(dim=r.choice((0, -1)), return_counts=r.random() < 0.5),
+        INTEGERS,
+        least_dims=1,
+        empty=False,
+    ),
+]
+
+CASES = [
+    *ELEMENTWISE,
+    *ACTIVATIONS,
+    *REDUCTIONS,
+    *INDEXING,
+    *SHAPING,
+    *LINEAR,
+    *LOSSES,
+    *VISION,
+    *DECOMPOSITIONS,
+    *MORE,
+]

@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -289,13 +289,15 @@ def samples(operator: Any, dtype: Any) -> list[Any]:
     return made[::step]
 
 
-def measure(operator: Any, found: Connection) -> None:
+def measure(operator: Any, compiled: bool, found: Connection) -> None:
     """All dtypes of one operator; the row goes through ``found``."""
     import torch
 
     began = time.monotonic()
     stderr = Stderr()
     torch.npu.set_device(0)
+    if compiled:
+        torch.npu.set_compile_mode(jit_compile=True)
     row = Row(label(operator), SKIPPED)
     values = operator.name not in RANDOM
     for name in DTYPES:
@@ -341,7 +343,7 @@ def label(operator: Any) -> str:
     return f"{operator.name}:{variant}" if variant else operator.name
 
 
-def run(operators: list[Any], jobs: int) -> Iterator[Row]:
+def run(operators: list[Any], jobs: int, compiled: bool = False) -> Iterator[Row]:
     """A row for each operator, each measured in a child of its own, ``jobs`` at once."""
     context = multiprocessing.get_context("fork")
     waiting = list(operators)
@@ -350,7 +352,7 @@ def run(operators: list[Any], jobs: int) -> Iterator[Row]:
         while waiting and len(active) < jobs:
             operator = waiting.pop(0)
             reader, writer = context.Pipe(duplex=False)
-            child = context.Process(target=measure, args=(operator, writer))
+            child = context.Process(target=measure, args=(operator, compiled, writer))
             child.start()
             writer.close()
             active[reader] = (child, label(operator), time.monotonic(), None)
@@ -393,10 +395,7 @@ def share(rows: list[Row]) -> float:
 def pairs(rows: list[Row]) -> Counter[str]:
     """Pairs of operator and dtype, by verdict, of the operators that are sent to the device."""
     return Counter(
-        outcome.verdict
-        for row in rows
-        if row.verdict in DEVICE
-        for outcome in row.dtypes.values()
+        outcome.verdict for row in rows if row.verdict in DEVICE for outcome in row.dtypes.values()
     )
 
 
@@ -438,14 +437,19 @@ def operators(pattern: str) -> list[Any]:
     return chosen
 
 
-def cover(pattern: str = "*", jobs: int | None = None) -> list[Row]:
-    """Measures the operators that ``pattern`` selects; to be called before a device is used."""
+def cover(pattern: str = "*", jobs: int | None = None, compiled: bool = False) -> list[Row]:
+    """Measures the operators that ``pattern`` selects; to be called before a device is used.
+
+    ``compiled``: in the mode in which torch-npu sends operators by their type's name to be compiled
+    (the older interface), instead of calling aclnn functions.
+    """
     import torch
     import torch_npu  # noqa: F401
 
     os.environ["TASK_QUEUE_ENABLE"] = "0"  # errors at the call
     torch.set_num_threads(1)
-    return sorted(run(operators(pattern), jobs or os.cpu_count() or 1), key=lambda row: row.name)
+    rows = run(operators(pattern), jobs or os.cpu_count() or 1, compiled)
+    return sorted(rows, key=lambda row: row.name)
 
 
 def main() -> int:
@@ -454,9 +458,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write every row there, by dtype too")
     parser.add_argument("--floor", type=float, default=0.0, help="fail below this share (percent)")
     parser.add_argument("--jobs", type=int, help="operators at once (default: the CPUs)")
+    parser.add_argument(
+        "--compiled", action="store_true", help="by the older interface (jit_compile=True)"
+    )
     options = parser.parse_args()
     began = time.monotonic()
-    rows = cover(options.operators, options.jobs)
+    rows = cover(options.operators, options.jobs, options.compiled)
     show(rows, time.monotonic() - began)
     if options.json:
         options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))

@@ -123,12 +123,18 @@ std::vector<int64_t> LegacyCall::list(const char* name) const {
   return std::get<std::vector<int64_t>>(*value);
 }
 
-uint64_t LegacyCall::bytes() const {
-  uint64_t sum = 0;
-  for (const auto* side : {&inputs_, &outputs_}) {
-    for (const Operand& each : *side) sum += each.present ? uint64_t(c10::multiply_integers(each.sizes)) * c10::elementSize(each.type) : 0;
-  }
-  return sum;
+Work LegacyCall::work() const {
+  Work made;
+  uint64_t most = 0;
+  const auto add = [&most](const Operand& each, auto& bytes) {
+    const uint64_t elements = each.present ? uint64_t(c10::multiply_integers(each.sizes)) : 0;
+    bytes += elements * c10::elementSize(each.type);
+    most = std::max(most, elements);
+  };
+  for (const Operand& each : inputs_) add(each, made.read);
+  for (const Operand& each : outputs_) add(each, made.written);
+  made.flops = most;
+  return made;
 }
 void LegacyCall::describe(aclTensorDesc* const* outputs) const {
   for (size_t i = 0; i < outputs_.size(); ++i) {
@@ -144,16 +150,18 @@ extern "C" __attribute__((visibility("default"))) int cannsim_legacy_execute(con
   return guarded([&] {
     const LegacyBody body = body_of(request.type);
     auto call = std::make_shared<LegacyCall>(request);
-    operator_tally(request.type).add(call->bytes());
     Stream& stream = stream_of(request.stream);
-    stream.submit(make_task([call, body] {
+    auto task = make_task([call, body] {
       c10::InferenceMode inference;
       try {
         body(*call);
       } catch (const Error& error) {
         throw Error(error.code, call->type + ": " + error.what());
       }
-    }));
+    });
+    task->activity = &activity(request.type);
+    task->work = call->work();
+    stream.submit(std::move(task));
     if (!request.shapes_unknown) return;
     stream.synchronize();
     call->describe(request.output_descriptions);

@@ -267,15 +267,19 @@ LEGACY(StridedSlice) {
   for (size_t dim = 0; dim < begin.size(); ++dim) x = x.slice(int64_t(dim), begin[dim], end[dim], step[dim]);
   call.set(0, x);
 }
+// A view into the storage behind a tensor, which may be longer than the tensor's description says.
+static Tensor view_of(const Tensor& base, const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, int64_t offset) {
+  return at::from_blob(static_cast<char*>(base.data_ptr()) + offset * int64_t(base.element_size()), sizes, strides, base.options());
+}
 LEGACY(AsStrided) {
   const int64_t offset = call.has(3) ? call.scalar(3).toLong() : 0;
-  call.set(0, call.in(0).as_strided(call.integers(1), call.integers(2), offset));
+  call.set(0, view_of(call.in(0), call.integers(1), call.integers(2), offset));
 }
 // Writes `source` (input 4, seen as its sizes, strides and offset say) into the destination (input 0,
 // likewise), which is the output too.
 LEGACY(ViewCopy) {
-  Tensor to = call.out(0).as_strided(call.integers(1), call.integers(2), call.scalar(3).toLong());
-  to.copy_(call.in(4).as_strided(call.integers(5), call.integers(6), call.scalar(7).toLong()));
+  Tensor to = view_of(call.out(0), call.integers(1), call.integers(2), call.scalar(3).toLong());
+  to.copy_(view_of(call.in(4), call.integers(5), call.integers(6), call.scalar(7).toLong()));
 }
 
 // ---- indexing -------------------------------------------------------------------------------------

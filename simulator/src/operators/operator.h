@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "operators/cost.h"
+#include "operators/rules.h"
 #include "runtime/runtime.h"
 
 // ---- CANN's argument objects (opaque to the caller) -------------------------------------------
@@ -246,6 +247,28 @@ struct Argument<Text> {
   uint64_t bytes() const { return 0; }
 };
 
+// What is kept of an argument's tensors, if it has any.
+template <typename A, typename Visit>
+void each_view(const A& argument, Visit&& visit) {
+  if constexpr (std::is_same_v<decltype(argument.kept), View>) {
+    if (argument.kept.present) visit(argument.kept);
+  } else if constexpr (std::is_same_v<decltype(argument.kept), std::vector<View>>) {
+    for (const View& view : argument.kept)
+      if (view.present) visit(view);
+  }
+}
+template <typename Arguments>
+void refuse_by_rules(const TypeRule* rule, bool any_device, const Arguments& arguments) {
+  const View* first = nullptr;
+  int device = -1;
+  const auto look = [&](const View& view) {
+    if (first == nullptr) first = &view;
+    if (!any_device && view.data != nullptr) same_device(view.data, device);
+  };
+  std::apply([&](const auto&... argument) { (each_view(argument, look), ...); }, arguments);
+  if (rule != nullptr && first != nullptr) obey(*rule, first->type, first->sizes);
+}
+
 // ---- the two C functions of an operator --------------------------------------------------------
 
 template <typename Signature>
@@ -270,10 +293,13 @@ struct Operator<void(Args...)> {
     static const Activity& self = activity(name);
     static const Cost cost = cost_of(name);
     static const bool absent = chip_lacks(name);
+    static const TypeRule* rule = type_rule(name);
+    static const bool any_device = crosses_devices(name);
     return guarded([&] {
       try {
         if (absent) refuse_on_chip();
         auto call = std::make_shared<Call>(body, values...);
+        refuse_by_rules(rule, any_device, call->arguments);
         if constexpr (check != nullptr) check(call->arguments);
         call->activity = &self;
         call->work = work_of<Args...>(cost, call->arguments);

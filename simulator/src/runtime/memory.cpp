@@ -108,6 +108,10 @@ MemoryMap& memory_map() {
   static auto* map = new MemoryMap;
   return *map;
 }
+int device_of(const void* address) {
+  Range range;
+  return memory_map().find(address, &range) ? range.device : -1;
+}
 
 void MemoryMap::insert(void* address, Range range) {
   std::lock_guard lock(mutex_);

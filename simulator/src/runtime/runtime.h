@@ -195,6 +195,7 @@ class MemoryMap {
   std::map<uintptr_t, Range> ranges_;
 };
 MemoryMap& memory_map();
+CANNSIM_API int device_of(const void* address);  // -1: not the memory of a device
 
 CANNSIM_API Device& device(int id);        // throws ACL_ERROR_RT_INVALID_DEVICEID
 CANNSIM_API int current_device();          // throws ACL_ERROR_RT_CONTEXT_NULL when none is set

@@ -1,0 +1,92 @@
+"""The older interface: operators by their type's name, as torch-npu sends them to be compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from cannsim import counters
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F  # noqa: N812
+
+from simulator.tests.tensors import assert_same, fill
+
+Tensor = torch.Tensor
+
+
+@pytest.fixture(autouse=True)
+def compiled(first_device: None) -> Iterator[None]:
+    """The mode in which torch-npu calls no aclnn function."""
+    torch.npu.set_compile_mode(jit_compile=True)
+    yield
+    torch.npu.set_compile_mode(jit_compile=False)
+
+
+CASES: dict[str, Callable[[Tensor], Any]] = {
+    "Add": lambda x: x + x,
+    "AxpyV2": lambda x: torch.add(x, x, alpha=2.5),
+    "Sub": lambda x: x - 2 * x,
+    "Mul": lambda x: x * x,
+    "Exp": torch.exp,
+    "Sqrt": lambda x: x.abs().sqrt(),
+    "Sigmoid": torch.sigmoid,
+    "Tanh": torch.tanh,
+    "Relu": torch.relu,
+    "SoftmaxV2": lambda x: x.softmax(-1),
+    "LogSoftmaxV2": lambda x: x.log_softmax(0),
+    "ReduceSum": lambda x: x.sum(-1),
+    "ReduceMax": lambda x: x.amax(-1),
+    "Greater": lambda x: x > 0,
+    "Cast": lambda x: x.to(torch.float16),
+    "BatchMatMul": lambda x: torch.bmm(x[None], x.t()[None]),
+    "MatMul": lambda x: x @ x.t(),
+    "Transpose": lambda x: x.t().contiguous(),
+    "ConcatD": lambda x: torch.cat([x, x], 0),
+    "TopKV2": lambda x: x.topk(1).values,
+    "Sort": lambda x: x.sort(-1, stable=True),
+    "NonZero": lambda x: (x > 0).nonzero(),
+    "MaskedSelect": lambda x: x.masked_select(x > 0),
+    "UniqueWithCountsAndSorting": lambda x: x.round().unique(
+        return_inverse=True, return_counts=True
+    ),
+    "LpNormReduceV2": lambda x: x.norm(),
+    "LpNormReduceV2 of 1": lambda x: x.norm(p=1, dim=-1),
+    "LpNormReduceV2 of infinity": lambda x: x.norm(p=float("inf"), dim=-1),
+    "GatherV2": lambda x: x.index_select(0, torch.tensor([0, 0], device=x.device)),
+    "GatherElements": lambda x: x.gather(-1, torch.zeros_like(x, dtype=torch.int64)),
+    "LayerNorm": lambda x: F.layer_norm(x, x.shape[-1:]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@given(rows=st.integers(1, 5), columns=st.integers(1, 5), seed=st.integers(0, 999))
+def test_agrees_with_aten(name: str, rows: int, columns: int, seed: int) -> None:
+    x = fill((rows, columns), torch.float32, "any", seed)
+    assert_same(CASES[name](x.npu()), CASES[name](x))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if " " not in name])
+def test_goes_by_its_type(name: str) -> None:
+    """No aclnn function computes it, and an operator of (about) that name does."""
+    x = fill((3, 4), torch.float32, "any", 1).npu()
+    torch.npu.synchronize()
+    counters.reset()
+    CASES[name](x)
+    torch.npu.synchronize()
+    launched = counters.snapshot()["launches"]
+    assert any(each.startswith(name) for each in launched), sorted(launched)
+
+
+def test_outputs_of_unknown_length_may_be_empty() -> None:
+    x = torch.zeros(3, 4, device="npu")
+    assert x.nonzero().shape == (0, 2)
+    assert x.masked_select(x > 1).shape == (0,)
+
+
+def test_an_operator_that_is_not_simulated_is_named() -> None:
+    x = torch.ones(2, 3, 4, 4, device="npu")
+    with pytest.raises(RuntimeError, match=r"operator \w+ is not simulated .* LEGACY\(\w+\)"):
+        torch.linalg.svd(x)
