@@ -59,8 +59,11 @@ def no_task_queue() -> None:
     # torch-npu reads the variable once, when it first uses a device.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TASK_QUEUE_ENABLE", "0")
-        torch.npu.set_device(0)
-        torch.zeros(1, device="npu")
+        # On every device, or autograd's thread ends the process: it looks for the stream of each
+        # device that has a context, and waiting for a device gives it one without a stream.
+        for device in reversed(range(torch.npu.device_count())):
+            torch.npu.set_device(device)
+            torch.zeros(1, device="npu")
 
 
 @pytest.fixture(autouse=True)

@@ -46,7 +46,7 @@ CASES: dict[str, Callable[[Tensor], Any]] = {
     "Transpose": lambda x: x.t().contiguous(),
     "ConcatD": lambda x: torch.cat([x, x], 0),
     "TopKV2": lambda x: x.topk(1).values,
-    "Sort": lambda x: x.sort(-1, stable=True),
+    "Sort": lambda x: x.sort(dim=-1, stable=True),
     "NonZero": lambda x: (x > 0).nonzero(),
     "MaskedSelect": lambda x: x.masked_select(x > 0),
     "UniqueWithCountsAndSorting": lambda x: x.round().unique(

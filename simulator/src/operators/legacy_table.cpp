@@ -230,6 +230,11 @@ LEGACY(LpNormV2) {
   call.set(0, at::linalg_vector_norm(call.in(0), order_of(call), at::OptionalIntArrayRef(norm_axes(call)), call.flag("keepdim", false)));
 }
 
+LEGACY(CdistGrad) {
+  const Tensor far = call.in(3);
+  call.set(0, at::_cdist_backward(call.in(0).contiguous(), call.in(1), call.in(2), call.number("p", 2), far));
+}
+
 // ---- order ----------------------------------------------------------------------------------------
 
 LEGACY(TopKV2) {
