@@ -2,7 +2,10 @@
 // and attributes. The operators are in legacy_table.cpp.
 #include "operators/legacy.h"
 
+#include <ATen/ExpandUtils.h>
+
 #include <algorithm>
+#include <sstream>
 
 namespace cannsim {
 namespace {
@@ -82,7 +85,13 @@ Scalar LegacyCall::scalar(size_t i) const { return in(i).reshape({}).item(); }
 
 void LegacyCall::set(size_t i, const Tensor& value) {
   Tensor to = out(i);
-  to.copy_(value.numel() == to.numel() ? value.reshape(to.sizes()) : value);
+  const bool same = value.numel() == to.numel();
+  if (!same && !at::is_expandable_to(value.sizes(), to.sizes())) {
+    std::ostringstream text;
+    text << "the result is of size " << value.sizes() << ", output " << i << " is described with " << to.sizes();
+    throw Error(ACL_ERROR_INVALID_PARAM, text.str());
+  }
+  to.copy_(same ? value.reshape(to.sizes()) : value);
 }
 void LegacyCall::set_resized(size_t i, const Tensor& value) {
   outputs_[i].sizes = value.sizes().vec();

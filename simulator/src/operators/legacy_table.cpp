@@ -207,8 +207,10 @@ static double order_of(LegacyCall& call) {
   if (p >= double(std::numeric_limits<int32_t>::max())) return std::numeric_limits<double>::infinity();
   return p <= double(std::numeric_limits<int32_t>::min()) ? -std::numeric_limits<double>::infinity() : p;
 }
+// For a norm of the whole tensor the list may be of no use; the output's size says so then.
 static std::vector<int64_t> norm_axes(LegacyCall& call) {
   auto axes = call.list("axes");
+  if (call.out(0).numel() == 1) axes.clear();
   for (int64_t dim = 0; axes.empty() && dim < call.in(0).dim(); ++dim) axes.push_back(dim);
   return axes;
 }

@@ -48,7 +48,7 @@ const std::unordered_map<std::string, const TypeRule*>& rules() {
                  "aclnnBitwiseXorScalar", "aclnnBitwiseNot", "aclnnInplaceBitwiseAndTensor", "aclnnInplaceBitwiseAndScalar",
                  "aclnnInplaceBitwiseOrTensor", "aclnnInplaceBitwiseOrScalar", "aclnnInplaceBitwiseXorTensor",
                  "aclnnInplaceBitwiseXorScalar"});
-    put(kOrdered, {"aclnnSort", "aclnnTopk", "aclnnArgMax", "aclnnArgMin", "aclnnMedian", "aclnnMedianDim", "aclnnKthvalue"});
+    put(kOrdered, {"aclnnTopk", "aclnnArgMax", "aclnnArgMin", "aclnnMedian", "aclnnMedianDim", "aclnnKthvalue"});
     return made;
   }();
   return *all;
