@@ -1,5 +1,7 @@
 // Backward passes of ATen's own operators.
-#include "operators/operator.h"
+#include <cmath>
+
+#include "operators/legacy.h"
 
 using namespace cannsim;
 
@@ -279,6 +281,22 @@ OPERATOR(aclnnRepeatInterleaveGrad, const Tensor& gradient, const Tensor& repeat
 OPERATOR(aclnnUnfoldGrad, const Tensor& gradient, IntArray sizes, int64_t dim, int64_t size, int64_t step, Tensor& out) {
   out.copy_(at::unfold_backward(gradient, sizes, dim, size, step));
 }
+// `first` and `second` are broadcast against each other: [..., rows, columns, width]; the gradient of
+// the first, whose rows are [..., rows, width]. The older interface has the other two as wide.
+Tensor cannsim::cdist_gradient(const Tensor& gradient, const Tensor& first, const Tensor& second, const Tensor& distances, double p) {
+  const Tensor apart = first - second, sign = at::sign(apart);
+  const auto widened = [&](const Tensor& x) { return x.dim() == apart.dim() ? x : x.unsqueeze(-1); };
+  const Tensor far = widened(distances);
+  Tensor each;
+  if (p == 1) {
+    each = sign;
+  } else if (std::isinf(p)) {
+    each = sign * (at::abs(apart) == far);
+  } else {
+    each = at::where(far == 0, at::zeros_like(apart), sign * at::pow(at::abs(apart) / far, p - 1));
+  }
+  return (widened(gradient) * each).sum(-2);
+}
 OPERATOR(aclnnCdistBackward, const Tensor& gradient, const Tensor& first, const Tensor& second, const Tensor& distances, float p, Tensor& out) {
-  out.copy_(at::_cdist_backward(gradient, first, second, p, distances));
+  out.copy_(cdist_gradient(gradient, first, second, distances, p).view_as(out));
 }

@@ -53,6 +53,9 @@ class LegacyCall {
   std::map<std::string, aclopAttr::Value> attributes_;
 };
 
+// In gradients.cpp; torch-npu asks for it by either interface.
+Tensor cdist_gradient(const Tensor& gradient, const Tensor& first, const Tensor& second, const Tensor& distances, double p);
+
 using LegacyBody = void (*)(LegacyCall&);
 struct LegacyEntry {
   LegacyEntry(const char* type, LegacyBody body);

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "operators/legacy.h"
 
@@ -167,11 +168,15 @@ LEGACY(Dot) { call.set(0, at::dot(call.in(0), call.in(1))); }
 
 // ---- reductions -----------------------------------------------------------------------------------
 
-// Axes are the second input; none of them means all.
-static std::vector<int64_t> axes_of(LegacyCall& call) {
-  std::vector<int64_t> axes = call.has(1) ? call.integers(1) : call.list("axes");
-  for (int64_t dim = 0; axes.empty() && dim < call.in(0).dim(); ++dim) axes.push_back(dim);
+static std::vector<int64_t> all_if_none(std::vector<int64_t> axes, int64_t dims) {
+  if (!axes.empty()) return axes;
+  axes.resize(size_t(dims));
+  std::iota(axes.begin(), axes.end(), 0);
   return axes;
+}
+// Axes are the second input or an attribute.
+static std::vector<int64_t> axes_of(LegacyCall& call) {
+  return all_if_none(call.has(1) ? call.integers(1) : call.list("axes"), call.in(0).dim());
 }
 LEGACY(ReduceSum) { call.set(0, at::sum(call.in(0), axes_of(call), call.flag("keep_dims", false), call.out(0).scalar_type())); }
 LEGACY(ReduceMean) { call.set(0, at::mean(call.in(0), axes_of(call), call.flag("keep_dims", false), call.out(0).scalar_type())); }
@@ -207,13 +212,7 @@ static double order_of(LegacyCall& call) {
   if (p >= double(std::numeric_limits<int32_t>::max())) return std::numeric_limits<double>::infinity();
   return p <= double(std::numeric_limits<int32_t>::min()) ? -std::numeric_limits<double>::infinity() : p;
 }
-// For a norm of the whole tensor the list may be of no use; the output's size says so then.
-static std::vector<int64_t> norm_axes(LegacyCall& call) {
-  auto axes = call.list("axes");
-  if (call.out(0).numel() == 1) axes.clear();
-  for (int64_t dim = 0; axes.empty() && dim < call.in(0).dim(); ++dim) axes.push_back(dim);
-  return axes;
-}
+static std::vector<int64_t> norm_axes(LegacyCall& call) { return all_if_none(call.list("axes"), call.in(0).dim()); }
 LEGACY(LpNormReduceV2) {
   const double p = order_of(call);
   const Tensor x = at::abs(call.in(0).to(at::kFloat));
@@ -232,10 +231,7 @@ LEGACY(LpNormV2) {
   call.set(0, at::linalg_vector_norm(call.in(0), order_of(call), at::OptionalIntArrayRef(norm_axes(call)), call.flag("keepdim", false)));
 }
 
-LEGACY(CdistGrad) {
-  const Tensor far = call.in(3);
-  call.set(0, at::_cdist_backward(call.in(0).contiguous(), call.in(1), call.in(2), call.number("p", 2), far));
-}
+LEGACY(CdistGrad) { call.set(0, cdist_gradient(call.in(0), call.in(1), call.in(2), call.in(3), call.number("p", 2))); }
 
 // ---- order ----------------------------------------------------------------------------------------
 
