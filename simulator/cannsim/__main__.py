@@ -9,7 +9,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 from cannsim import doctor, reference, smi
@@ -22,6 +21,7 @@ from cannsim.environment import (
     check,
     profiles,
     variables,
+    version,
 )
 
 
@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="cannsim",
         description="Runs torch-npu programs on a CPU, over simulated Ascend devices.",
     )
-    parser.add_argument("--version", action="version", version=f"cannsim {version('cannsim')}")
+    parser.add_argument("--version", action="version", version=f"cannsim {version()}")
     commands = parser.add_subparsers(dest="command", required=True)
     settings = argparse.ArgumentParser(add_help=False)
     settings.add_argument(
@@ -152,7 +152,7 @@ def _info(arguments: argparse.Namespace) -> int:
             )
         )
         return 0
-    print(f"cannsim {version('cannsim')}: simulated; nothing here has run on an NPU")
+    print(f"cannsim {version()}: simulated; nothing here has run on an NPU")
     for chip, profile in profiles("chips").items():
         print(
             f"  chip  {chip} ({profile['series']}), {profile['hbm_bytes']['value'] / 2**30:.0f} GiB"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 from cannsim import _profiles
@@ -48,6 +49,14 @@ EXTENSIONS = ("float32-attention",)
 def profiles(kind: str) -> dict[str, dict]:
     """Profile data by name; ``kind`` is ``chips`` or ``cann``."""
     return _profiles.load(PACKAGE / "profiles", kind)
+
+
+def version() -> str:
+    """The version that is installed, or "of a source tree" where the package is only on the path."""
+    try:
+        return metadata.version("cannsim")
+    except metadata.PackageNotFoundError:
+        return "of a source tree"
 
 
 def check(settings: Settings) -> None:
