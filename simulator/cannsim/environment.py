@@ -52,7 +52,7 @@ def profiles(kind: str) -> dict[str, dict]:
 
 
 def version() -> str:
-    """The version that is installed, or "of a source tree" where the package is only on the path."""
+    """The version that is installed, or "of a source tree" where the package is not."""
     try:
         return metadata.version("cannsim")
     except metadata.PackageNotFoundError:
