@@ -238,3 +238,7 @@ CHECKED_OPERATOR(aclnnFusedInferAttentionScoreV5, check<31>, BEGINNING, const Op
          OptionalIntArray key_start, NUMBERS, int64_t query_mode, int64_t pse_type, Tensor& out, Tensor& lse) {
   RUN(sink);
 }
+
+LARGEST_WORKSPACE(aclnnFusedInferAttentionScoreV3)
+LARGEST_WORKSPACE(aclnnFusedInferAttentionScoreV4)
+LARGEST_WORKSPACE(aclnnFusedInferAttentionScoreV5)

@@ -66,6 +66,24 @@ OPERATOR(aclnnNormalFloatTensor, float mean, const Tensor& deviation, int64_t se
   out.copy_(at::normal(mean, deviation, generator(seed, offset)));
 }
 
+// In a captured graph the seed and the offset are on the device, so that each replay draws anew; the
+// offset is the tensor's plus the argument's (CANN's documentation of aclnnInplaceNormalTensor).
+static at::Generator device_generator(const Tensor& seed, const Tensor& first, int64_t offset) {
+  return generator(seed.item<int64_t>(), first.item<int64_t>() + offset);
+}
+OPERATOR(aclnnInplaceNormalTensor, Tensor& self, float mean, float deviation, const Tensor& seed, const Tensor& first, int64_t offset) {
+  self.normal_(mean, deviation, device_generator(seed, first, offset));
+}
+OPERATOR(aclnnInplaceUniformTensor, Tensor& self, double from, double to, const Tensor& seed, const Tensor& first, int64_t offset) {
+  self.uniform_(from, to, device_generator(seed, first, offset));
+}
+OPERATOR(aclnnInplaceRandomTensor, Tensor& self, int64_t from, int64_t to, const Tensor& seed, const Tensor& first, int64_t offset) {
+  self.random_(from, std::optional<int64_t>(to), device_generator(seed, first, offset));
+}
+OPERATOR(aclnnInplaceRandomWithoutFromToTensor, Tensor& self, const Tensor& seed, const Tensor& first, int64_t offset) {
+  self.random_(device_generator(seed, first, offset));
+}
+
 // Dropout in two steps: a mask of one bit an element (1: kept), then its use.
 static void keep_mask(double probability, int64_t seed, int64_t offset, Tensor& mask) {
   const auto bits = at::empty({mask.numel(), 8}, at::kByte).bernoulli_(1 - probability, generator(seed, offset));
@@ -76,6 +94,10 @@ OPERATOR(aclnnDropoutGenMask, IntArray shape, double probability, int64_t seed, 
 }
 OPERATOR(aclnnDropoutGenMaskV2, IntArray shape, double probability, int64_t seed, int64_t offset, at::ScalarType type, Tensor& mask) {
   keep_mask(probability, seed, offset, mask);
+}
+OPERATOR(aclnnDropoutGenMaskV2Tensor, IntArray shape, double probability, const Tensor& seed, const Tensor& first, int64_t offset,
+         at::ScalarType type, Tensor& mask) {
+  keep_mask(probability, seed.item<int64_t>(), first.item<int64_t>() + offset, mask);
 }
 OPERATOR(aclnnDropoutDoMask, const Tensor& self, const Tensor& mask, double probability, Tensor& out) {
   const auto bits = mask.reshape({-1, 1}).bitwise_right_shift(at::arange(8, at::kByte)).bitwise_and(1).reshape({-1});

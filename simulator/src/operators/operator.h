@@ -342,3 +342,8 @@ Entry exported(const char* name, Function* function) {
   }                                                                                                 \
   static void NAME##_body(__VA_ARGS__)
 #define OPERATOR(NAME, ...) CHECKED_OPERATOR(NAME, nullptr, __VA_ARGS__)
+
+// Exports <name>GetMaxWorkspaceSize, which torch-npu asks before it captures: no workspace depends on
+// the lengths, so it is the same question. In the file of the operator.
+#define LARGEST_WORKSPACE(NAME)                                                                       \
+  extern "C" __attribute__((visibility("default"), ifunc(#NAME "_find_plan"))) void NAME##GetMaxWorkspaceSize();

@@ -44,7 +44,7 @@ void deliver(Inbox& inbox, Report report) {
   inbox.arrived.notify_one();
   if (!report.done) return;
   std::unique_lock lock(report.done->mutex);
-  report.done->changed.wait(lock, [&] { return report.done->completed > 0; });
+  wait_until(report.done->changed, lock, [&] { return report.done->completed > 0; });
 }
 
 void process(Inbox& inbox, int timeout_ms) {
@@ -53,7 +53,7 @@ void process(Inbox& inbox, int timeout_ms) {
     std::unique_lock lock(inbox.mutex);
     auto some = [&] { return !inbox.reports.empty(); };
     if (timeout_ms < 0) {
-      inbox.arrived.wait(lock, some);
+      wait_until(inbox.arrived, lock, some);
     } else if (!inbox.arrived.wait_for(lock, std::chrono::milliseconds(timeout_ms), some)) {
       throw Error(ACL_ERROR_RT_REPORT_TIMEOUT, "no callback arrived within " + std::to_string(timeout_ms) + " ms");
     }
@@ -102,6 +102,10 @@ aclError aclrtLaunchCallback(aclrtCallback function, void* argument, aclrtCallba
       deliver(*inbox, {function, argument, block == ACL_CALLBACK_BLOCK ? std::make_shared<EventState>() : nullptr});
     }));
   });
+}
+
+aclError aclrtLaunchHostFunc(aclrtStream stream, aclrtHostFunc function, void* argument) {
+  return guarded([&] { stream_of(stream).submit(make_task([=] { function(argument); })); });
 }
 
 aclError aclrtProcessReport(int32_t timeout) {

@@ -103,9 +103,4 @@ aclError aclrtBinaryLoadFromData(const void*, size_t, const aclrtBinaryLoadOptio
 aclError aclrtBinaryGetFunction(const aclrtBinHandle, const char*, aclrtFuncHandle*) { return no_kernels(); }
 aclError aclrtGetFunctionAddr(aclrtFuncHandle, void**, void**) { return no_kernels(); }
 
-static int no_sharing() { return report(ACL_ERROR_RT_FEATURE_NOT_SUPPORT, "memory is not shared between simulated processes yet"); }
-aclError aclrtMemExportToShareableHandle(aclrtDrvMemHandle, aclrtMemHandleType, uint64_t, uint64_t*) { return no_sharing(); }
-aclError aclrtMemImportFromShareableHandle(uint64_t, int32_t, aclrtDrvMemHandle*) { return no_sharing(); }
-aclError aclrtMemSetPidToShareableHandle(uint64_t, int32_t*, size_t) { return no_sharing(); }
-
 }  // extern "C"

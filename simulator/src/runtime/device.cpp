@@ -5,7 +5,8 @@
 
 #include <unistd.h>
 
-#include "runtime/runtime.h"
+#include "runtime/graph.h"
+#include "runtime/shared.h"
 
 namespace cannsim {
 namespace {
@@ -52,36 +53,69 @@ Stream& stream_of(aclrtStream handle) {
 
 Stream& Device::default_stream() {
   std::lock_guard lock(mutex_);
-  if (streams_.empty()) streams_.push_back(std::make_unique<Stream>(id, next_stream_++));
+  if (streams_.empty()) streams_.push_back(std::make_shared<Stream>(id, next_stream_++));
   return *streams_.front();
 }
 
-Stream* Device::create_stream() {
+Stream* Device::create_stream(uint32_t priority) {
   default_stream();
   std::lock_guard lock(mutex_);
-  streams_.push_back(std::make_unique<Stream>(id, next_stream_++));
+  streams_.push_back(std::make_shared<Stream>(id, next_stream_++, priority));
   return streams_.back().get();
 }
 
+// What was put on the stream runs first; its error, which nobody can be told any more, goes with it.
 void Device::destroy_stream(Stream* stream) {
-  stream->synchronize();
-  std::unique_ptr<Stream> gone;
-  std::lock_guard lock(mutex_);
-  for (auto it = streams_.begin(); it != streams_.end(); ++it) {
-    if (it->get() != stream) continue;
-    gone = std::move(*it);
-    streams_.erase(it);
-    return;
+  std::shared_ptr<Stream> gone;
+  {
+    std::lock_guard lock(mutex_);
+    for (auto it = streams_.begin(); it != streams_.end() && !gone; ++it) {
+      if (it->get() != stream) continue;
+      if (it == streams_.begin()) throw Error(ACL_ERROR_RT_PARAM_INVALID, "the default stream cannot be destroyed");
+      gone = std::move(*it);
+      it = streams_.erase(it);
+      break;
+    }
   }
+  if (!gone) throw Error(ACL_ERROR_RT_PARAM_INVALID, "the stream does not exist, or has been destroyed");
+  gone->drain();
+}
+
+bool Device::has_stream(const Stream* stream) {
+  std::lock_guard lock(mutex_);
+  for (const auto& own : streams_) {
+    if (own.get() == stream) return true;
+  }
+  return false;
+}
+
+std::vector<std::shared_ptr<Stream>> Device::streams() {
+  std::lock_guard lock(mutex_);
+  return streams_;
 }
 
 void Device::synchronize(int timeout_ms) {
-  std::vector<Stream*> all;
-  {
-    std::lock_guard lock(mutex_);
-    for (auto& stream : streams_) all.push_back(stream.get());
+  for (const auto& stream : streams()) stream->synchronize(timeout_ms);
+}
+
+void Device::drain() {
+  for (const auto& stream : streams()) stream->drain();
+}
+
+std::vector<std::shared_ptr<Stream>> Device::borrow_streams(size_t count) {
+  std::lock_guard lock(mutex_);
+  std::vector<std::shared_ptr<Stream>> lent;
+  while (lent.size() < count) {
+    if (spare_.empty()) spare_.push_back(std::make_shared<Stream>(id, next_stream_++));
+    lent.push_back(std::move(spare_.back()));
+    spare_.pop_back();
   }
-  for (Stream* stream : all) stream->synchronize(timeout_ms);
+  return lent;
+}
+
+void Device::give_back(std::vector<std::shared_ptr<Stream>> streams) {
+  std::lock_guard lock(mutex_);
+  for (auto it = streams.rbegin(); it != streams.rend(); ++it) spare_.push_back(std::move(*it));
 }
 
 void Device::take(size_t bytes) {
@@ -127,7 +161,10 @@ aclError aclrtGetDevice(int32_t* id) {
   return guarded([&] { *id = current_device(); });
 }
 aclError aclrtResetDevice(int32_t id) {
-  return guarded([&] { device(id).synchronize(); });
+  return guarded([&] {
+    device(id).drain();
+    forget_memory(id);
+  });
 }
 // A context is its device: one primary context each, as torch-npu uses them.
 aclError aclrtGetCurrentContext(aclrtContext* context) {
@@ -147,6 +184,7 @@ aclError aclrtGetPrimaryCtxState(int32_t id, uint32_t* flags, int32_t* active) {
 }
 aclError aclrtSynchronizeDeviceWithTimeout(int32_t timeout) {
   return guarded([&] {
+    refuse_in_capture("aclrtSynchronizeDevice", ACL_ERROR_RT_STREAM_CAPTURED);
     HostWait wait(Wait::device);
     device(current_device()).synchronize(timeout);
   });

@@ -4,7 +4,8 @@
 
 #include <cstring>
 
-#include "runtime/runtime.h"
+#include "runtime/graph.h"
+#include "runtime/shared.h"
 #include "runtime/timeline.h"
 
 namespace cannsim {
@@ -38,6 +39,7 @@ void* allocate(size_t bytes, int owner) {
 }
 
 void release(void* address) {
+  stop_sharing(address);
   const Range range = memory_map().remove(address);
   if (range.owned) munmap(address, range.bytes);
   if (range.device >= 0) device(range.device).give(range.bytes);
@@ -88,11 +90,16 @@ const Activity& copy_activity(Direction where) {
 }
 
 void copy_async(void* target, const void* source, size_t bytes, Direction where, Stream& stream) {
-  count(where, bytes);
   const Activity& copy = copy_activity(where);
   const Work work{0, where == Direction::host_to_device ? 0 : bytes, where == Direction::device_to_host ? 0 : bytes};
   // Page-locked memory is read or written when the stream gets there. Pageable host memory is
   // read before the call returns, and written before it returns: the driver stages it.
+  const bool pageable = (where == Direction::host_to_device && !page_locked(source)) || (where == Direction::device_to_host && !page_locked(target));
+  if (pageable) {
+    refuse_captured(stream, "a copy from or to pageable memory waits for its stream");
+    refuse_in_capture("a copy from or to pageable memory is synchronous", ACL_ERROR_RT_CAPTURE_MODE_BLOCK_ASYNC);
+  }
+  count(where, bytes);
   if (where == Direction::host_to_device && !page_locked(source)) {
     auto staged = std::make_shared<std::vector<char>>(static_cast<const char*>(source), static_cast<const char*>(source) + bytes);
     stream.submit(make_task(copy, work, [=] { std::memcpy(target, staged->data(), bytes); }));
@@ -127,22 +134,50 @@ Range MemoryMap::remove(void* address) {
   return range;
 }
 
-bool MemoryMap::find(const void* address, Range* range) {
+void MemoryMap::update(void* address, const Range& range) {
+  std::lock_guard lock(mutex_);
+  ranges_[reinterpret_cast<uintptr_t>(address)] = range;
+}
+
+std::vector<void*> MemoryMap::of_device(int device) {
+  std::lock_guard lock(mutex_);
+  std::vector<void*> found;
+  for (const auto& [address, range] : ranges_) {
+    if (range.device == device && range.owned) found.push_back(reinterpret_cast<void*>(address));
+  }
+  return found;
+}
+
+bool MemoryMap::find(const void* address, Range* range, uintptr_t* start) {
   std::lock_guard lock(mutex_);
   auto next = ranges_.upper_bound(reinterpret_cast<uintptr_t>(address));
   if (next == ranges_.begin()) return false;
   --next;
   if (reinterpret_cast<uintptr_t>(address) >= next->first + next->second.bytes) return false;
   *range = next->second;
+  if (start != nullptr) *start = next->first;
   return true;
 }
+
+namespace {
+
+// Gives whole pages of a single mapping back to the host: they are zeros when next touched.
+bool drop_pages(char* first, size_t bytes) {
+  Range range;
+  uintptr_t start = 0;
+  if (!memory_map().find(first, &range, &start)) return false;
+  if (reinterpret_cast<uintptr_t>(first) + bytes > start + range.bytes) return false;
+  return madvise(first, bytes, range.shared ? MADV_REMOVE : MADV_DONTNEED) == 0;
+}
+
+}  // namespace
 
 void fill_bytes(void* address, int value, size_t bytes) {
   auto* first = static_cast<char*>(address);
   if (value == 0 && bytes >= 64 * kPage) {
     auto* page = reinterpret_cast<char*>(whole_pages(reinterpret_cast<uintptr_t>(first)));
     const size_t inside = size_t(first + bytes - page) / kPage * kPage;
-    if (madvise(page, inside, MADV_DONTNEED) == 0) {
+    if (drop_pages(page, inside)) {
       std::memset(first, 0, size_t(page - first));
       std::memset(page + inside, 0, size_t(first + bytes - page) - inside);
       return;
@@ -151,11 +186,16 @@ void fill_bytes(void* address, int value, size_t bytes) {
   std::memset(first, value, bytes);
 }
 
-// A physical block of virtual-memory management: counted when made, backed when mapped.
-struct PhysicalBlock {
-  size_t bytes;
-  int device;
-};
+// The program's memory of the device is gone, its addresses are not: what still reads there at the
+// end of a process reads zeros.
+void forget_memory(int owner) {
+  for (void* address : memory_map().of_device(owner)) {
+    stop_sharing(address);
+    const Range range = memory_map().remove(address);
+    mmap(address, range.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    device(owner).give(range.bytes);
+  }
+}
 
 }  // namespace cannsim
 
@@ -170,7 +210,8 @@ aclError aclrtMallocAlign32(void** address, size_t bytes, aclrtMemMallocPolicy p
 aclError aclrtFree(void* address) {
   return guarded([&] {
     // CANN frees device memory only when the device has finished with it.
-    device(current_device()).synchronize();
+    // An error of its work is told at the next wait, not here.
+    device(current_device()).drain();
     release(address);
   });
 }
@@ -210,6 +251,7 @@ aclError aclrtMemcpy(void* target, size_t room, const void* source, size_t bytes
   return guarded([&] {
     if (bytes == 0) return;
     check_copy(target, room, source, bytes);
+    refuse_in_capture("aclrtMemcpy");
     count(direction(target, source, kind), bytes);
     const HostCall call("aclrtMemcpy", bytes);
     std::memmove(target, source, bytes);
@@ -228,6 +270,7 @@ aclError aclrtMemcpyAsyncWithCondition(void* target, size_t room, const void* so
 }
 aclError aclrtMemset(void* address, size_t room, int32_t value, size_t bytes) {
   return guarded([&] {
+    refuse_in_capture("aclrtMemset");
     counters().memset.add(bytes);
     fill_bytes(address, value, bytes);
   });
@@ -239,34 +282,5 @@ aclError aclrtMemsetAsync(void* address, size_t room, int32_t value, size_t byte
     stream_of(stream).submit(make_task(fill, {0, 0, bytes}, [=] { fill_bytes(address, value, bytes); }));
   });
 }
-
-aclError aclrtReserveMemAddress(void** address, size_t bytes, size_t, void*, uint64_t) {
-  return guarded([&] {
-    *address = map_pages(bytes);
-    memory_map().insert(*address, {whole_pages(bytes), current_device(), true});
-  });
-}
-aclError aclrtReleaseMemAddress(void* address) {
-  return guarded([&] {
-    const Range range = memory_map().remove(address);
-    munmap(address, range.bytes);
-  });
-}
-aclError aclrtMallocPhysical(aclrtDrvMemHandle* handle, size_t bytes, const aclrtPhysicalMemProp* properties, uint64_t) {
-  return guarded([&] {
-    const int owner = int(properties->location.id);
-    device(owner).take(bytes);
-    *handle = new PhysicalBlock{bytes, owner};
-  });
-}
-aclError aclrtFreePhysical(aclrtDrvMemHandle handle) {
-  return guarded([&] {
-    std::unique_ptr<PhysicalBlock> block(static_cast<PhysicalBlock*>(handle));
-    device(block->device).give(block->bytes);
-  });
-}
-// Mapping is the reservation itself: host pages appear when touched.
-aclError aclrtMapMem(void*, size_t, size_t, aclrtDrvMemHandle, uint64_t) { return ACL_SUCCESS; }
-aclError aclrtUnmapMem(void* address) { return ACL_SUCCESS; }
 
 }  // extern "C"

@@ -117,29 +117,59 @@ std::shared_ptr<Task> make_task(const Activity& activity, const Work& work, Body
   return made;
 }
 
-// An event counts its records: a wait or a query refers to the last record made before it.
+// Takes a stream's tasks instead of its queue: a graph's capture, or the update of a captured group.
+class Recorder {
+ public:
+  virtual ~Recorder() = default;
+  virtual void take(std::shared_ptr<Task> task) = 0;
+};
+
+class Graph;
+class Shared;
+
+// An event counts its records: a wait or a query refers to the last record made before it. One made
+// with ACL_EVENT_EXTERNAL is a flag instead: a wait lasts until it is recorded, whenever that is, and
+// a reset clears it; one made with ACL_EVENT_IPC keeps its counts where other processes see them.
 struct EventState {
   std::mutex mutex;
   std::condition_variable changed;
   uint64_t recorded = 0, completed = 0;
   std::chrono::steady_clock::time_point time;
+  bool flag = false;
+  std::weak_ptr<Graph> graph;       // recorded last in this capture,
+  uint32_t lane = 0, position = 0;  // there
+  std::shared_ptr<Shared> shared;
 };
 struct Event {
   std::shared_ptr<EventState> state = std::make_shared<EventState>();
   uint32_t flag = 0;
 };
 
+// Waits until `done` holds. It looks again every second: a signal that is lost between processes'
+// libraries (glibc before 2.41 can lose one: sourceware bug 25847) costs a second, not the program.
+template <typename Lock, typename Done>
+void wait_until(std::condition_variable& changed, Lock& lock, Done done) {
+  while (!changed.wait_for(lock, std::chrono::seconds(1), done)) {
+  }
+}
+
 // A queue with a thread of its own, started with the first task.
 class CANNSIM_API Stream {
  public:
-  Stream(int device, int id) : device(device), id(id) {}
+  Stream(int device, int id, uint32_t priority = 0) : device(device), id(id), priority(priority) {}
   ~Stream();
   void submit(std::shared_ptr<Task> task);
   // Waits until all tasks submitted so far have run. Throws the first error of a task since the
   // last wait, and ACL_ERROR_RT_STREAM_SYNC_TIMEOUT after `timeout_ms` (negative: for ever).
   void synchronize(int timeout_ms = -1);
+  // The same without telling errors: they stay for the next wait.
+  void drain();
   bool idle();
+  // Null takes tasks into the queue again.
+  void set_recorder(std::shared_ptr<Recorder> recorder);
+  std::shared_ptr<Recorder> recorder();
   const int device, id;
+  const uint32_t priority;  // 0 (first) to 7, as aclrtCreateStreamWithConfig takes it
   StreamRows rows;
   int64_t paced_until_ns = 0;  // paced mode: the modelled end of the last task
 
@@ -147,9 +177,11 @@ class CANNSIM_API Stream {
   void loop();
   void run(Task& task);
   void rethrow();
+  bool wait(std::unique_lock<std::mutex>& lock, int timeout_ms);
   std::mutex mutex_;
   std::condition_variable work_, done_;
   std::deque<std::shared_ptr<Task>> queue_;
+  std::shared_ptr<Recorder> recorder_;
   uint64_t submitted_ = 0, finished_ = 0;
   int waiters_ = 0;
   bool sleeping_ = false, stop_ = false;
@@ -164,17 +196,23 @@ class CANNSIM_API Device {
  public:
   explicit Device(int id) : id(id) {}
   Stream& default_stream();
-  Stream* create_stream();
+  Stream* create_stream(uint32_t priority = 0);
   void destroy_stream(Stream* stream);
+  bool has_stream(const Stream* stream);
   void synchronize(int timeout_ms = -1);
+  void drain();
+  // Streams without a handle, for the branches of a captured graph: lent until given back.
+  std::vector<std::shared_ptr<Stream>> borrow_streams(size_t count);
+  void give_back(std::vector<std::shared_ptr<Stream>> streams);
   void take(size_t bytes);  // throws ACL_ERROR_RT_MEMORY_ALLOCATION beyond the chip's memory
   void give(size_t bytes);
   int64_t used() const { return counters().memory[id].current.load(); }
   const int id;
 
  private:
+  std::vector<std::shared_ptr<Stream>> streams();
   std::mutex mutex_;
-  std::vector<std::unique_ptr<Stream>> streams_;
+  std::vector<std::shared_ptr<Stream>> streams_, spare_;
   int next_stream_ = 0;
 };
 
@@ -183,12 +221,15 @@ struct Range {
   size_t bytes;
   int device;  // -1: page-locked host memory
   bool owned;  // mapped by us (false: registered or mapped over a reservation)
+  bool shared = false;  // lies in a file: other mappings see the same bytes
 };
 class MemoryMap {
  public:
   void insert(void* address, Range range);
   Range remove(void* address);  // throws ACL_ERROR_RT_PARAM_INVALID for an unknown address
-  bool find(const void* address, Range* range);
+  bool find(const void* address, Range* range, uintptr_t* start = nullptr);
+  void update(void* address, const Range& range);
+  std::vector<void*> of_device(int device);
 
  private:
   std::mutex mutex_;

@@ -1,7 +1,9 @@
-// Streams: each a queue with a thread of its own, and the events that order them.
+// Streams: each a queue with a thread of its own.
 #include <pthread.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
-#include "runtime/runtime.h"
+#include "runtime/graph.h"
 
 namespace cannsim {
 
@@ -15,12 +17,19 @@ Stream::~Stream() {
 }
 
 void Stream::submit(std::shared_ptr<Task> task) {
+  std::unique_lock lock(mutex_);
+  if (recorder_) {
+    const auto recorder = recorder_;
+    lock.unlock();
+    recorder->take(std::move(task));
+    return;
+  }
   if (task->activity != nullptr) count_launch(*this, *task);
   if (settings().inline_mode) {
+    lock.unlock();
     run(*task);
     return;
   }
-  std::lock_guard lock(mutex_);
   queue_.push_back(std::move(task));
   ++submitted_;
   if (!thread_.joinable()) {
@@ -32,11 +41,13 @@ void Stream::submit(std::shared_ptr<Task> task) {
 
 void Stream::loop() {
   set_current_device(device);
+  // A stream that may wait gives way to the others: the host's scheduler has the same idea of it.
+  if (priority > 0) setpriority(PRIO_PROCESS, id_t(gettid()), int(priority));
   std::deque<std::shared_ptr<Task>> batch;
   std::unique_lock lock(mutex_);
   while (true) {
     sleeping_ = true;
-    work_.wait(lock, [this] { return stop_ || !queue_.empty(); });
+    wait_until(work_, lock, [this] { return stop_ || !queue_.empty(); });
     sleeping_ = false;
     if (queue_.empty()) return;
     batch.swap(queue_);
@@ -79,23 +90,32 @@ void Stream::rethrow() {
   throw error;
 }
 
-void Stream::synchronize(int timeout_ms) {
-  std::unique_lock lock(mutex_);
+bool Stream::wait(std::unique_lock<std::mutex>& lock, int timeout_ms) {
   const uint64_t target = submitted_;
   auto reached = [&] { return finished_ >= target; };
   bool done = true;
   ++waiters_;
   if (timeout_ms < 0) {
-    done_.wait(lock, reached);
+    wait_until(done_, lock, reached);
   } else {
     done = done_.wait_for(lock, std::chrono::milliseconds(timeout_ms), reached);
   }
   --waiters_;
-  if (!done) {
+  return done;
+}
+
+void Stream::synchronize(int timeout_ms) {
+  std::unique_lock lock(mutex_);
+  if (!wait(lock, timeout_ms)) {
     throw Error(ACL_ERROR_RT_STREAM_SYNC_TIMEOUT, "stream " + std::to_string(id) + " of device " + std::to_string(device) +
                                                       " has not finished within " + std::to_string(timeout_ms) + " ms");
   }
   rethrow();
+}
+
+void Stream::drain() {
+  std::unique_lock lock(mutex_);
+  wait(lock, -1);
 }
 
 bool Stream::idle() {
@@ -103,58 +123,40 @@ bool Stream::idle() {
   return finished_ == submitted_;
 }
 
-namespace {
-
-Event& event_of(aclrtEvent handle) {
-  if (handle == nullptr) throw Error(ACL_ERROR_RT_PARAM_INVALID, "event is null");
-  return *static_cast<Event*>(handle);
+void Stream::set_recorder(std::shared_ptr<Recorder> recorder) {
+  std::lock_guard lock(mutex_);
+  recorder_ = std::move(recorder);
 }
 
-void wait_for_record(EventState& state, uint64_t record) {
-  std::unique_lock lock(state.mutex);
-  state.changed.wait(lock, [&] { return state.completed >= record; });
+std::shared_ptr<Recorder> Stream::recorder() {
+  std::lock_guard lock(mutex_);
+  return recorder_;
 }
 
-void record(Event& event, Stream& stream) {
-  auto state = event.state;
-  uint64_t record;
-  {
-    std::lock_guard lock(state->mutex);
-    record = ++state->recorded;
-  }
-  counters().events_recorded.fetch_add(1, std::memory_order_relaxed);
-  stream.submit(make_task([state, record] {
-    std::lock_guard lock(state->mutex);
-    state->completed = std::max(state->completed, record);
-    state->time = std::chrono::steady_clock::now();
-    state->changed.notify_all();
-  }));
-}
-
-uint64_t last_record(EventState& state) {
-  std::lock_guard lock(state.mutex);
-  return state.recorded;
-}
-
-bool complete(EventState& state) {
-  std::lock_guard lock(state.mutex);
-  return state.completed >= state.recorded;
-}
-
-}  // namespace
 }  // namespace cannsim
 
 using namespace cannsim;
 
+namespace {
+
+constexpr uint32_t kLeastPriority = 7;  // 0 is the first: aclrtDeviceGetStreamPriorityRange
+
+}  // namespace
+
 extern "C" {
 
 aclError aclrtCreateStreamWithConfig(aclrtStream* stream, uint32_t priority, uint32_t flag) {
-  return guarded([&] { *stream = device(current_device()).create_stream(); });
+  return guarded([&] {
+    if (priority > kLeastPriority)
+      throw Error(ACL_ERROR_RT_PARAM_INVALID, "stream priority " + std::to_string(priority) + ": from 0 (first) to 7");
+    *stream = device(current_device()).create_stream(priority);
+  });
 }
 aclError aclrtCreateStream(aclrtStream* stream) { return aclrtCreateStreamWithConfig(stream, 0, 0); }
 aclError aclrtDestroyStream(aclrtStream stream) {
   return guarded([&] {
     Stream& found = stream_of(stream);
+    refuse_captured(found, "aclrtDestroyStream");
     device(found.device).destroy_stream(&found);
   });
 }
@@ -162,13 +164,19 @@ aclError aclrtDestroyStreamForce(aclrtStream stream) { return aclrtDestroyStream
 
 aclError aclrtSynchronizeStreamWithTimeout(aclrtStream stream, int32_t timeout) {
   return guarded([&] {
+    Stream& found = stream_of(stream);
+    refuse_captured(found, "aclrtSynchronizeStream");
     HostWait wait(Wait::stream);
-    stream_of(stream).synchronize(timeout);
+    found.synchronize(timeout);
   });
 }
 aclError aclrtSynchronizeStream(aclrtStream stream) { return aclrtSynchronizeStreamWithTimeout(stream, -1); }
 aclError aclrtStreamQuery(aclrtStream stream, aclrtStreamStatus* status) {
-  return guarded([&] { *status = stream_of(stream).idle() ? ACL_STREAM_STATUS_COMPLETE : ACL_STREAM_STATUS_NOT_READY; });
+  return guarded([&] {
+    Stream& found = stream_of(stream);
+    refuse_captured(found, "aclrtStreamQuery");
+    *status = found.idle() ? ACL_STREAM_STATUS_COMPLETE : ACL_STREAM_STATUS_NOT_READY;
+  });
 }
 aclError aclrtStreamGetId(aclrtStream stream, int32_t* id) {
   return guarded([&] { *id = stream_of(stream).id; });
@@ -182,61 +190,13 @@ aclError aclrtGetStreamOverflowSwitch(aclrtStream, uint32_t* flag) {
   return ACL_SUCCESS;
 }
 
-aclError aclrtCreateEventExWithFlag(aclrtEvent* event, uint32_t flag) {
-  *event = new Event{std::make_shared<EventState>(), flag};
+aclError aclrtStreamGetPriority(aclrtStream stream, uint32_t* priority) {
+  return guarded([&] { *priority = stream_of(stream).priority; });
+}
+aclError aclrtDeviceGetStreamPriorityRange(int32_t* least, int32_t* greatest) {
+  *least = int32_t(kLeastPriority);
+  *greatest = 0;
   return ACL_SUCCESS;
-}
-aclError aclrtCreateEventWithFlag(aclrtEvent* event, uint32_t flag) { return aclrtCreateEventExWithFlag(event, flag); }
-aclError aclrtDestroyEvent(aclrtEvent event) {
-  return guarded([&] { delete &event_of(event); });
-}
-aclError aclrtRecordEvent(aclrtEvent event, aclrtStream stream) {
-  return guarded([&] { record(event_of(event), stream_of(stream)); });
-}
-aclError aclrtResetEvent(aclrtEvent event, aclrtStream stream) { return ACL_SUCCESS; }
-aclError aclrtStreamWaitEvent(aclrtStream stream, aclrtEvent event) {
-  return guarded([&] {
-    auto state = event_of(event).state;
-    counters().event_waits.fetch_add(1, std::memory_order_relaxed);
-    stream_of(stream).submit(make_task([state, record = last_record(*state)] { wait_for_record(*state, record); }));
-  });
-}
-aclError aclrtSynchronizeEvent(aclrtEvent event) {
-  return guarded([&] {
-    auto state = event_of(event).state;
-    HostWait wait(Wait::event);
-    wait_for_record(*state, last_record(*state));
-  });
-}
-aclError aclrtQueryEventStatus(aclrtEvent event, aclrtEventRecordedStatus* status) {
-  return guarded([&] {
-    *status = complete(*event_of(event).state) ? ACL_EVENT_RECORDED_STATUS_COMPLETE : ACL_EVENT_RECORDED_STATUS_NOT_READY;
-  });
-}
-aclError aclrtQueryEventWaitStatus(aclrtEvent event, aclrtEventWaitStatus* status) {
-  return guarded([&] {
-    *status = complete(*event_of(event).state) ? ACL_EVENT_WAIT_STATUS_COMPLETE : ACL_EVENT_WAIT_STATUS_NOT_READY;
-  });
-}
-aclError aclrtEventElapsedTime(float* ms, aclrtEvent start, aclrtEvent end) {
-  return guarded([&] {
-    auto first = event_of(start).state, last = event_of(end).state;
-    for (auto& state : {first, last}) {
-      if (last_record(*state) == 0 || !complete(*state))
-        throw Error(ACL_ERROR_RT_EVENT_TIMESTAMP_INVALID, "event has not been recorded, or its stream has not reached it");
-    }
-    *ms = std::chrono::duration<float, std::milli>(last->time - first->time).count();
-  });
-}
-aclError aclrtEventGetTimestamp(aclrtEvent event, uint64_t* timestamp) {
-  return guarded([&] {
-    auto time = event_of(event).state->time.time_since_epoch();
-    *timestamp = std::chrono::duration_cast<std::chrono::microseconds>(time).count();
-  });
-}
-
-aclError aclrtLaunchHostFunc(aclrtStream stream, aclrtHostFunc function, void* argument) {
-  return guarded([&] { stream_of(stream).submit(make_task([=] { function(argument); })); });
 }
 
 }  // extern "C"
