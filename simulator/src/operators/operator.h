@@ -269,6 +269,14 @@ void refuse_by_rules(const TypeRule* rule, bool any_device, const Arguments& arg
   if (rule != nullptr && first != nullptr) obey(*rule, first->type, first->sizes);
 }
 
+// The first tensor that is written, for Task::output.
+template <typename T>
+void find_output(const Argument<T>& argument, Output* found) {
+  if constexpr (std::is_same_v<T, Tensor&>) {
+    if (found->data == nullptr) *found = {argument.kept.data, c10::elementSize(argument.kept.type)};
+  }
+}
+
 // ---- the two C functions of an operator --------------------------------------------------------
 
 template <typename Signature>
@@ -281,6 +289,11 @@ struct Operator<void(Args...)> {
     void run() override {
       c10::InferenceMode inference;
       std::apply([this](auto&... argument) { body(argument.get()...); }, arguments);
+    }
+    Output output() override {
+      Output first;
+      std::apply([&](auto&... argument) { (find_output(argument, &first), ...); }, arguments);
+      return first;
     }
     void (*body)(Args...);
     std::tuple<Argument<Args>...> arguments;

@@ -5,6 +5,7 @@
 
 #include <unistd.h>
 
+#include "runtime/faults.h"
 #include "runtime/graph.h"
 #include "runtime/shared.h"
 
@@ -19,6 +20,7 @@ std::vector<std::unique_ptr<Device>>& devices() {
   static auto* all = [] {
     auto* made = new std::vector<std::unique_ptr<Device>>;
     for (size_t i = 0; i < settings().visible.size(); ++i) made->push_back(std::make_unique<Device>(int(i)));
+    load_faults();
     return made;
   }();
   return *all;
@@ -102,6 +104,10 @@ void Device::drain() {
   for (const auto& stream : streams()) stream->drain();
 }
 
+void Device::forget_errors() {
+  for (const auto& stream : streams()) stream->forget_error();
+}
+
 std::vector<std::shared_ptr<Stream>> Device::borrow_streams(size_t count) {
   std::lock_guard lock(mutex_);
   std::vector<std::shared_ptr<Stream>> lent;
@@ -119,6 +125,7 @@ void Device::give_back(std::vector<std::shared_ptr<Stream>> streams) {
 }
 
 void Device::take(size_t bytes) {
+  if (faulting.load(std::memory_order_relaxed)) strike_allocation(id, bytes);
   auto& memory = counters().memory[id];
   const int64_t now = memory.current.fetch_add(int64_t(bytes)) + int64_t(bytes);
   if (now > settings().device_memory) {
@@ -164,6 +171,8 @@ aclError aclrtResetDevice(int32_t id) {
   return guarded([&] {
     device(id).drain();
     forget_memory(id);
+    find_again(id);
+    device(id).forget_errors();
   });
 }
 // A context is its device: one primary context each, as torch-npu uses them.

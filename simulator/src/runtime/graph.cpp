@@ -5,6 +5,8 @@
 // replays on two streams follow each other is assumed.
 #include "runtime/graph.h"
 
+#include "runtime/faults.h"
+
 #include <algorithm>
 #include <cstring>
 #include <fstream>
@@ -73,6 +75,10 @@ struct Replay final : Task {
 // One captured task, on the thread of a stream.
 void run_captured(Stream& stream, Task& task) {
   if (task.activity != nullptr) count_replay(stream, task);
+  if (faulting.load(std::memory_order_relaxed) && task.activity != nullptr) {
+    refuse_lost(stream.device);
+    if (const Fault* fault = strike(stream, task)) return run_struck(*fault, stream, task);
+  }
   run_task(stream, task);
 }
 const char* task_name(const Task& task) { return task.activity != nullptr ? task.activity->name : "task"; }

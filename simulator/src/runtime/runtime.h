@@ -80,10 +80,16 @@ CANNSIM_API bool chip_lacks_type(const char* type);  // by torch's name
 // ---- streams and events -----------------------------------------------------------------------
 
 // Work for a stream. It may be run again (a captured graph), so it owns all it needs.
+struct Output {
+  void* data = nullptr;
+  size_t element = 0;  // bytes of its first element
+};
 class CANNSIM_API Task {
  public:
   virtual ~Task() = default;
   virtual void run() = 0;
+  // What an operator writes first; a fault corrupts it.
+  virtual Output output() { return {}; }
   // Set before it is submitted, where a device spends time on it; else nothing is counted.
   const Activity* activity = nullptr;
   Work work;
@@ -164,6 +170,7 @@ class CANNSIM_API Stream {
   void synchronize(int timeout_ms = -1);
   // The same without telling errors: they stay for the next wait.
   void drain();
+  void forget_error();
   bool idle();
   // Null takes tasks into the queue again.
   void set_recorder(std::shared_ptr<Recorder> recorder);
@@ -175,6 +182,7 @@ class CANNSIM_API Stream {
 
  private:
   void loop();
+  std::shared_ptr<Task> with_fault(std::shared_ptr<Task> task);
   void run(Task& task);
   void rethrow();
   bool wait(std::unique_lock<std::mutex>& lock, int timeout_ms);
@@ -201,6 +209,7 @@ class CANNSIM_API Device {
   bool has_stream(const Stream* stream);
   void synchronize(int timeout_ms = -1);
   void drain();
+  void forget_errors();
   // Streams without a handle, for the branches of a captured graph: lent until given back.
   std::vector<std::shared_ptr<Stream>> borrow_streams(size_t count);
   void give_back(std::vector<std::shared_ptr<Stream>> streams);

@@ -3,6 +3,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "runtime/faults.h"
 #include "runtime/graph.h"
 
 namespace cannsim {
@@ -16,6 +17,18 @@ Stream::~Stream() {
   if (thread_.joinable()) thread_.join();
 }
 
+// The launch is counted where the host makes it, so that the n-th is the same in each run.
+std::shared_ptr<Task> Stream::with_fault(std::shared_ptr<Task> task) {
+  const Fault* fault = strike(*this, *task);
+  if (fault == nullptr) return task;
+  auto struck = make_task([this, fault, task] { run_struck(*fault, *this, *task); });
+  struck->activity = task->activity;
+  struck->work = task->work;
+  struck->submitted_ns = task->submitted_ns;
+  struck->flow = task->flow;
+  return struck;
+}
+
 void Stream::submit(std::shared_ptr<Task> task) {
   std::unique_lock lock(mutex_);
   if (recorder_) {
@@ -25,6 +38,7 @@ void Stream::submit(std::shared_ptr<Task> task) {
     return;
   }
   if (task->activity != nullptr) count_launch(*this, *task);
+  if (faulting.load(std::memory_order_relaxed) && task->activity != nullptr) task = with_fault(std::move(task));
   if (settings().inline_mode) {
     lock.unlock();
     run(*task);
@@ -67,6 +81,7 @@ void Stream::run(Task& task) {
   int code = 0;
   std::string message;
   try {
+    refuse_lost(device);
     run_task(*this, task);
   } catch (const Error& error) {
     code = error.code;
@@ -110,12 +125,18 @@ void Stream::synchronize(int timeout_ms) {
     throw Error(ACL_ERROR_RT_STREAM_SYNC_TIMEOUT, "stream " + std::to_string(id) + " of device " + std::to_string(device) +
                                                       " has not finished within " + std::to_string(timeout_ms) + " ms");
   }
+  refuse_lost(device);
   rethrow();
 }
 
 void Stream::drain() {
   std::unique_lock lock(mutex_);
   wait(lock, -1);
+}
+
+void Stream::forget_error() {
+  std::lock_guard lock(mutex_);
+  error_code_ = 0;
 }
 
 bool Stream::idle() {
