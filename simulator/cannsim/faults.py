@@ -2,22 +2,18 @@
 
 A fault is ``kind`` or ``kind:key=value,key=value``; several are separated by ``;``.
 
-=================  ==================================================================  =====================
-kind               what happens                                                        ACL code
-=================  ==================================================================  =====================
-out-of-memory      the ``allocation``-th allocation of device memory is refused        207001
-device-lost        from the ``launch``-th launch on all work and waits fail            507010
-operator-error     the ``launch``-th launch fails (``code`` chooses another)           507015
-slow               each launch takes ``delay-us`` microseconds longer
-bit-flip           one ``bit`` of the first element that the launch writes is inverted
-kill               the process is killed (SIGKILL) when the launch runs
-hang               the launch never ends, until ``clear()``
-=================  ==================================================================  =====================
+- ``out-of-memory``: the ``allocation``-th allocation of device memory is refused (207001)
+- ``device-lost``: from the ``launch``-th launch on all work and waits fail (507010)
+- ``operator-error``: the ``launch``-th launch fails (507015; ``code`` chooses another)
+- ``slow``: each launch takes ``delay-us`` microseconds longer
+- ``bit-flip``: one ``bit`` of the first element that the launch writes is inverted
+- ``kill``: the process is killed (SIGKILL) when the launch runs
+- ``hang``: the launch never ends, until ``clear()``
 
-``operator=aclnnAdd`` counts only launches of that name (collectives too: ``operator=HcclAllReduce``),
-``device=0`` only those of that device, ``rank=1`` only in the process whose ``RANK`` is 1; ``times``
-says how often it strikes (1; 0 for always). Launches are counted from 1, in the order in which the
-host makes them; a replay of a captured graph counts its launches when they run.
+``operator=aclnnAdd`` counts only launches of that name (collectives too: ``HcclAllReduce``),
+``device=0`` only those of that device, ``rank=1`` only in the process whose ``RANK`` is 1;
+``times`` says how often it strikes (1; 0 for always). Launches are counted from 1, in the order in
+which the host makes them; a replay of a captured graph counts its launches when they run.
 
 That a real device answers with these codes is CANN's table of return codes; that it does so in the
 same circumstances is assumed.

@@ -1,4 +1,4 @@
-"""Captured graphs: capture, replay, branches between streams, updates, and what a capture refuses."""
+"""Captured graphs: capture, replay, branches, updates, and what a capture refuses."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INVALIDATED = 507903
 
 @pytest.fixture(scope="module", autouse=True)
 def no_memory_left() -> Iterator[None]:
-    """Frees the graphs' pools here: a later test's free would wait for the streams that it holds."""
+    """Frees the graphs' pools here: a later free would wait for the streams that its test holds."""
     yield
     gc.collect()
     torch.npu.empty_cache()
@@ -159,9 +159,9 @@ class TestReplay:
 
     def test_graphs_share_a_pool(self) -> None:
         x = torch.ones(1 << 20, device="npu")
-        first, _ = capture(lambda: (x + 1).sum())
+        first, _ = capture(lambda: x.add(1).sum())
         reserved = torch.npu.memory_reserved()
-        second, out = capture(lambda: (x + 2).sum(), pool=first.pool())
+        second, out = capture(lambda: x.add(2).sum(), pool=first.pool())
         assert torch.npu.memory_reserved() == reserved
         second.replay()
         assert out.item() == 3 * (1 << 20)
@@ -342,7 +342,7 @@ class TestUpdates:
             assert out.cpu().tolist() == [(1 + value) * 10] * 4
 
     def test_a_replay_that_waits_sees_the_update(self) -> None:
-        """As engines do it: replay first, then update and record the event that the graph awaits."""
+        """As engines do it: replay, then update and record the event that the graph awaits."""
         x, out = torch.ones(4, device="npu"), torch.zeros(4, device="npu")
         side, event = torch.npu.Stream(), torch.npu.ExternalEvent()
 
@@ -430,7 +430,7 @@ class TestRefusals:
         with pytest.raises(RuntimeError, match=f"error code is {STREAM_CAPTURED}"):
             capture(lambda: x.sum().item())
         with pytest.raises(RuntimeError, match=f"error code is {MODE_NOT_SUPPORTED}"):
-            capture(lambda: x.cpu())
+            capture(x.cpu)
         assert x.sum().item() == 4, "the device goes on"
 
     def test_waiting_and_asking(self) -> None:

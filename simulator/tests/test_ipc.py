@@ -134,7 +134,8 @@ assert runtime.aclrtIpcMemClose(a[0].encode()) != 0
             + """
 block, address = ctypes.c_void_p(), ctypes.c_void_p()
 size = ctypes.c_size_t(1 << 22)
-assert runtime.aclrtMemImportFromShareableHandle(ctypes.c_uint64(int(a[0])), 0, ctypes.byref(block)) == 0
+handle = ctypes.c_uint64(int(a[0]))
+assert runtime.aclrtMemImportFromShareableHandle(handle, 0, ctypes.byref(block)) == 0
 assert runtime.aclrtReserveMemAddress(ctypes.byref(address), size, 0, None, 0) == 0
 assert runtime.aclrtMapMem(address, size, 0, block, 0) == 0
 print(ctypes.string_at(address, 8).decode(), flush=True)
@@ -157,7 +158,8 @@ assert runtime.aclrtFreePhysical(block) == 0
             + """
 address, key = ctypes.c_void_p(), ctypes.create_string_buffer(65)
 runtime.aclrtMalloc(ctypes.byref(address), ctypes.c_size_t(4096), 0)
-assert runtime.aclrtIpcMemGetExportKey(address, ctypes.c_size_t(4096), key, 65, ctypes.c_uint64(1)) == 0
+size, anyone = ctypes.c_size_t(4096), ctypes.c_uint64(1)
+assert runtime.aclrtIpcMemGetExportKey(address, size, key, 65, anyone) == 0
 print(key.value.decode(), flush=True)
 os.kill(os.getpid(), 9)
 """
@@ -173,7 +175,8 @@ os.kill(os.getpid(), 9)
             + """
 address, key = ctypes.c_void_p(), ctypes.create_string_buffer(65)
 runtime.aclrtMalloc(ctypes.byref(address), ctypes.c_size_t(4096), 0)
-assert runtime.aclrtIpcMemGetExportKey(address, ctypes.c_size_t(4096), key, 65, ctypes.c_uint64(1)) == 0
+size, anyone = ctypes.c_size_t(4096), ctypes.c_uint64(1)
+assert runtime.aclrtIpcMemGetExportKey(address, size, key, 65, anyone) == 0
 print(key.value.decode(), flush=True)
 assert os.path.exists("/dev/shm" + key.value.decode())
 """
