@@ -178,29 +178,6 @@ OPERATOR(aclnnOneHot, const Tensor& self, int64_t depth, const Tensor& on, const
   out.copy_(at::where(at::one_hot(long_index(self), depth).to(at::kBool), on, off));
 }
 
-// Cache writes: row `slot` of the flattened cache gets token i; a negative slot is padding.
-static void write_slots(const Tensor& rows, Tensor& cache, const Tensor& slots) {
-  const auto valid = slots >= 0;
-  const auto flat = cache.view({-1, rows.size(1), rows.size(2)});
-  if (valid.all().item<bool>()) {
-    flat.index_copy_(0, long_index(slots), rows);
-  } else {
-    flat.index_copy_(0, long_index(slots.masked_select(valid)), rows.index({valid}));
-  }
-}
-template <typename Arguments>
-static void check_cache_write(const Arguments& arguments) {
-  const std::string& mode = std::get<8>(arguments).kept;
-  refuse_unless(mode == "Norm", "cache mode " + (mode.empty() ? "(none)" : mode) + " is not simulated; Norm is");
-  refuse_unless(!std::get<5>(arguments).kept.present && !std::get<6>(arguments).kept.present, "compression of the cache is not simulated");
-}
-CHECKED_OPERATOR(aclnnScatterPaKvCache, check_cache_write, const Tensor& key, Tensor& key_cache, const Tensor& slots, const Tensor& value,
-                 Tensor& value_cache, const OptionalTensor& compress_lens, const OptionalTensor& compress_offsets,
-                 const OptionalTensor& seq_lens, Text cache_mode, Text scatter_mode, OptionalIntArray strides, OptionalIntArray offsets) {
-  write_slots(key, key_cache, slots);
-  write_slots(value, value_cache, slots);
-}
-
 OPERATOR(aclnnIndexFill, const Tensor& self, int64_t dim, const Tensor& index, const Scalar& value, Tensor& out) {
   out.copy_(at::index_fill(self, dim, long_index(index), value));
 }

@@ -14,6 +14,7 @@ class Codes {
  public:
   Codes() = default;
   explicit Codes(const aclTensor* tensor);
+  static Codes of(const Tensor& tensor);  // a view of a plain tensor
   explicit operator bool() const { return present && given_; }
 
   Tensor values() const;              // float32, dense, of `sizes()`
@@ -26,11 +27,16 @@ class Codes {
   int64_t dim() const { return int64_t(sizes_.size()); }
   Codes at(int64_t index) const;                    // entry `index` of the first dimension
   Codes rows(int64_t first, int64_t count) const;   // part of the first dimension
+  Codes flattened() const;                          // [a, b, c] as [a * b, c]
+  Tensor tensor() const { return carrier(); }       // as it lies in memory, one element to a number or a pack
   Codes transposed() const;                         // the last two dimensions exchanged
   double greatest() const { return greatest_of(type); }
   bool integer() const { return type == ACL_INT8 || type == ACL_INT4 || type == ACL_INT32 || type == ACL_UINT8; }
   bool scale_exponent() const { return type == ACL_FLOAT8_E8M0; }
   uint64_t bytes() const;
+  // What elements `raw` of a packed or plain type stand for, packed along `packed_dim` (-1: none).
+  static Tensor numbers(const Tensor& raw, aclDataType type, int64_t packed_dim);
+  int64_t packed_dim() const;  // -1: one number to an element
   static double greatest_of(int type);  // the largest finite value of an ACL data type
 
   bool present = false;
@@ -38,7 +44,6 @@ class Codes {
 
  private:
   Tensor carrier() const;
-  int64_t packed_dim() const;  // -1: one number to an element
   void advance(int64_t elements);
   std::vector<int64_t> sizes_, strides_;
   int64_t offset_ = 0;

@@ -112,6 +112,16 @@ Codes::Codes(const aclTensor* tensor) {
   if (!four_bits(type) && type != ACL_HIFLOAT8) scalar_type(type);  // refuses what is not simulated
 }
 
+Codes Codes::of(const Tensor& tensor) {
+  Codes codes;
+  codes.present = codes.given_ = true;
+  codes.type = acl_type(tensor.scalar_type());
+  codes.sizes_ = tensor.sizes().vec();
+  codes.strides_ = tensor.strides().vec();
+  codes.data_ = static_cast<char*>(tensor.data_ptr());
+  return codes;
+}
+
 int64_t Codes::packed_dim() const {
   if (!four_bits(type) && type != ACL_INT32) return -1;
   const int64_t last = int64_t(sizes_.size()) - 1;
@@ -150,6 +160,12 @@ Codes Codes::rows(int64_t first, int64_t count) const {
   part.advance(first * strides_[0]);
   part.sizes_[0] = count;
   return part;
+}
+Codes Codes::flattened() const {
+  Codes flat = *this;
+  flat.sizes_ = {sizes_[0] * sizes_[1], sizes_[2]};
+  flat.strides_ = {strides_[1], strides_[2]};
+  return flat;
 }
 Codes Codes::transposed() const {
   Codes turned = *this;
@@ -190,11 +206,11 @@ double Codes::greatest_of(int type) {
   }
 }
 
-Tensor Codes::values() const {
-  const Tensor raw = carrier();
+Tensor Codes::values() const { return numbers(carrier(), type, packed_dim()); }
+
+Tensor Codes::numbers(const Tensor& raw, aclDataType type, int64_t dim) {
   if (type == ACL_FLOAT8_E8M0) return at::exp2(raw.to(at::kFloat) - 127);
   if (type == ACL_HIFLOAT8) return hifloat8_table().index({raw.to(at::kLong)});
-  const int64_t dim = packed_dim();
   if (dim < 0) return raw.to(at::kFloat).contiguous();
   const int64_t count = type == ACL_INT32 ? 8 : 2;
   const Tensor word = raw.to(at::kLong);
@@ -298,6 +314,7 @@ namespace {
 
 // A scale of [.., k / group] by k numbers, each scale repeated over its group.
 Tensor spread(const Tensor& scale, int64_t dim, int64_t length, int64_t group) {
+  if (scale.dim() < 2) return scale;
   const int64_t count = scale.size(dim);
   if (count == length || count == 1) return scale;
   const int64_t each = group > 0 ? group : ceil_div(length, count);
