@@ -201,11 +201,54 @@ class TestCacheWrites:
             assert torch.equal(flat[[4, 9]], key[[0, 2], 0])
             assert flat.count_nonzero().item() == key[[0, 2]].count_nonzero().item()
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int8], ids=str)
+    def test_the_layout_of_fractals(self, dtype: torch.dtype) -> None:
+        """PA_NZ: [blocks, heads * width / c0, block, c0], c0 numbers to 32 bytes."""
+        c0 = 16 if dtype != torch.int8 else 32
+        key, value = values((5, 2, 64), dtype, 1), values((5, 2, 32), dtype, 2)
+        slots = torch.tensor([0, 63, 17, -1, 32])
+        caches = [
+            torch.zeros(4, 2 * rows.size(2) // c0, 16, c0, dtype=dtype, device="npu")
+            for rows in (key, value)
+        ]
+        torch_npu.npu_scatter_pa_kv_cache(key.npu(), value.npu(), *caches, slots.npu())
+        for cache, rows in zip(caches, (key, value), strict=True):
+            expected = torch.zeros(cache.shape, dtype=dtype)
+            for token, slot in enumerate(slots.tolist()):
+                if slot >= 0:
+                    expected[slot // 16, :, slot % 16] = rows[token].reshape(-1, c0)
+            assert torch.equal(cache.cpu(), expected)
+
     def test_another_cache_layout_is_refused_at_the_call(self) -> None:
         key, cache = torch.zeros(1, 1, 16), torch.zeros(2, 16, 1, 16, device="npu")
         slots = torch.zeros(1, dtype=torch.int32, device="npu")
-        with pytest.raises(RuntimeError, match="cache mode PA_NZ is not simulated; Norm is"):
+        with pytest.raises(RuntimeError, match="cache mode PA_XY; Norm and PA_NZ exist"):
+            torch_npu.npu_scatter_pa_kv_cache(
+                key.npu(), key.npu(), cache, cache.clone(), slots, cache_mode="PA_XY"
+            )
+        with pytest.raises(RuntimeError, match="cache mode PA_NZ needs a cache of"):
             torch_npu.npu_scatter_pa_kv_cache(key.npu(), key.npu(), cache, cache.clone(), slots)
+
+    @pytest.mark.parametrize("offset", [False, True])
+    def test_gathered_again(self, offset: bool) -> None:
+        caches = [values((6, 16, 2, 8), torch.float16, seed) for seed in (1, 2)]
+        table = torch.tensor([[5, 1, 0], [3, 4, 2]], dtype=torch.int32)
+        lengths, starts = [20, 5], [16, 0] if offset else [0, 0]
+        out = [torch.zeros(25, 2, 8, dtype=torch.float16, device="npu") for _ in range(2)]
+        torch_npu.npu_gather_pa_kv_cache(
+            *(cache.npu() for cache in caches),
+            table.npu(),
+            torch.tensor(lengths, dtype=torch.int32).npu(),
+            *out,
+            seq_offset=torch.tensor(starts, dtype=torch.int32).npu() if offset else None,
+        )
+        for cache, got in zip(caches, out, strict=True):
+            rows = [
+                cache[table[i, token // 16].item(), token % 16]
+                for i, length in enumerate(lengths)
+                for token in range(starts[i], starts[i] + length)
+            ]
+            assert torch.equal(got.cpu(), torch.stack(rows))
 
     def test_scatter_nd_update(self) -> None:
         x = torch.zeros(4, 3, 2)

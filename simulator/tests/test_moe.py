@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch_npu
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,9 @@ def near(got: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(got.cpu(), expected.to(got.dtype), rtol=rtol, atol=atol)
 
 
-def distinct(rows: int, experts: int, seed: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def distinct(
+    rows: int, experts: int, seed: int, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
     """Logits in which no two of a row are equal, whatever the dtype."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.stack([torch.randperm(experts, generator=generator) for _ in range(rows)])
@@ -32,7 +35,9 @@ def distinct(rows: int, experts: int, seed: int, dtype: torch.dtype = torch.floa
 
 def chosen(rows: int, k: int, experts: int, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.stack([torch.randperm(experts, generator=generator)[:k] for _ in range(rows)]).int()
+    return torch.stack(
+        [torch.randperm(experts, generator=generator)[:k] for _ in range(rows)]
+    ).int()
 
 
 class TestGating:
@@ -182,7 +187,10 @@ class TestRouting:
         near(scale, each)
 
     def test_dropped_and_padded(self) -> None:
-        x, choice = fill((6, 8), torch.float32, "any", 1), torch.tensor([[0], [0], [0], [1], [0], [3]])
+        x, choice = (
+            fill((6, 8), torch.float32, "any", 1),
+            torch.tensor([[0], [0], [0], [1], [0], [3]]),
+        )
         out, index, counts, _ = torch_npu.npu_moe_init_routing_v2(
             x.npu(),
             choice.int().npu(),
@@ -207,7 +215,9 @@ class TestRouting:
         rows, k = 4, 2
         x, choice = fill((rows, 8), torch.float16, "any", 1), chosen(rows, k, 6, 2)
         numbers = torch.arange(rows * k).view(k, rows).t().contiguous().int()
-        out, index, experts = torch_npu.npu_moe_init_routing(x.npu(), numbers.npu(), choice.npu(), rows)
+        out, index, experts = torch_npu.npu_moe_init_routing(
+            x.npu(), numbers.npu(), choice.npu(), rows
+        )
         assert experts.tolist() == sorted(choice.flatten().tolist())
         back = index.cpu().long().view(k, rows)
         for j in range(k):
@@ -231,7 +241,12 @@ class TestRouting:
 
 
 class TestBack:
-    @given(rows=st.integers(1, 6), k=st.integers(1, 4), dtype=st.sampled_from(FLOATS), seed=st.integers(0, 99))
+    @given(
+        rows=st.integers(1, 6),
+        k=st.integers(1, 4),
+        dtype=st.sampled_from(FLOATS),
+        seed=st.integers(0, 99),
+    )
     def test_permute_and_unpermute(self, rows: int, k: int, dtype: torch.dtype, seed: int) -> None:
         x, choice = fill((rows, 16), dtype, "any", seed), chosen(rows, k, 6, seed).long()
         weights = fill((rows, k), dtype, "open", seed + 1)
@@ -253,7 +268,14 @@ class TestBack:
         skip, bias = fill((rows, 16), dtype, "any", 4), fill((experts, 16), dtype, "any", 5)
         scales = fill((rows, k), dtype, "open", 6)
         got = torch_npu.npu_moe_finalize_routing(
-            expanded.npu(), skip.npu(), None, bias.npu(), scales.npu(), index.npu(), choice.npu(), mode
+            expanded.npu(),
+            skip.npu(),
+            None,
+            bias.npu(),
+            scales.npu(),
+            index.npu(),
+            choice.npu(),
+            mode,
         )
         expected = skip.float()
         for i in range(rows):
@@ -272,7 +294,10 @@ class TestBack:
         near(got, rows[[0, 3]])
 
     def test_re_routing_from_ranks_to_experts(self) -> None:
-        tokens, counts = fill((10, 8), torch.float16, "any", 1), torch.tensor([[2, 1, 3], [0, 3, 1]])
+        tokens, counts = (
+            fill((10, 8), torch.float16, "any", 1),
+            torch.tensor([[2, 1, 3], [0, 3, 1]]),
+        )
         scales = fill((10,), torch.float32, "open", 2)
         out, out_scales, index, experts = torch_npu.npu_moe_re_routing(
             tokens.npu(), counts.npu(), per_token_scales=scales.npu()
@@ -296,8 +321,12 @@ class TestGroupedProducts:
     def test_plain(self, dtype: torch.dtype, list_type: int, transposed: bool) -> None:
         counts = [2, 0, 3]
         x, weight = fill((5, 16), dtype, "unit", 1), fill((3, 16, 8), dtype, "unit", 2)
-        device = weight.transpose(1, 2).contiguous().npu().transpose(1, 2) if transposed else weight.npu()
-        groups = torch.tensor([counts, counts, [[0, 2], [2, 3], [0, 0]]][list_type] if list_type != 2 else [[0, 2], [2, 3], [1, 0]])
+        device = (
+            weight.transpose(1, 2).contiguous().npu().transpose(1, 2)
+            if transposed
+            else weight.npu()
+        )
+        groups = torch.tensor([[0, 2], [2, 3], [1, 0]] if list_type == 2 else counts)
         if list_type == 0:
             groups = groups.cumsum(0)
         got = torch_npu.npu_grouped_matmul(
@@ -383,7 +412,10 @@ class TestGroupedProducts:
     def test_with_swiglu_and_quantisation(self, form: str) -> None:
         counts = [2, 1, 3]
         x, weight = codes((6, 32), 1, 20), codes((3, 32, 16), 2, 20)
-        scale, token = fill((3, 16), torch.float32, "open", 3), fill((6,), torch.float32, "open", 4) * 1e-2
+        scale, token = (
+            fill((3, 16), torch.float32, "open", 3),
+            fill((6,), torch.float32, "open", 4) * 1e-2,
+        )
         totals = torch.tensor(counts).cumsum(0)
         if form == "v1":
             out, out_scale, _ = torch_npu.npu_grouped_matmul_swiglu_quant(
@@ -403,7 +435,10 @@ class TestGroupedProducts:
     def test_with_the_weighted_sum(self) -> None:
         counts = [2, 2, 2]
         x, weight = codes((6, 32), 1, 20), codes((3, 32, 8), 2, 20)
-        scale, token = fill((3, 8), torch.float32, "open", 3), fill((6,), torch.float32, "open", 4) * 1e-2
+        scale, token = (
+            fill((3, 8), torch.float32, "open", 3),
+            fill((6,), torch.float32, "open", 4) * 1e-2,
+        )
         shared, logit = fill((1, 8), torch.bfloat16, "any", 5), fill((6,), torch.float32, "open", 6)
         rows = torch.tensor([0, 1, 2, 0, 1, 2])
         got = torch_npu.npu_grouped_matmul_finalize_routing(
@@ -438,13 +473,69 @@ class TestGroupedProducts:
 
 
 @pytest.fixture(scope="module")
-def group() -> str:
+def group() -> Iterator[str]:
     """The name of a communicator of one rank."""
-    import torch.distributed as dist
-
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.setdefault("MASTER_PORT", "29577")
-    dist.init_process_group("hccl", rank=0, world_size=1)
-    name = dist.group.WORLD._get_backend(torch.device("npu")).get_hccl_comm_name(0)
-    yield name
+    store = dist.HashStore()
+    dist.init_process_group("hccl", store=store, rank=0, world_size=1)
+    backend = dist.group.WORLD._get_backend(torch.device("npu"))
+    yield backend.get_hccl_comm_name(0)
     dist.destroy_process_group()
+
+
+class TestDispatch:
+    """Over one rank: to its own experts and back."""
+
+    rows, k, experts = 5, 2, 8
+
+    def inputs(self, dtype: torch.dtype = torch.float16) -> tuple[torch.Tensor, torch.Tensor]:
+        x = fill((self.rows, 32), dtype, "any", 1)
+        return x, chosen(self.rows, self.k, self.experts, 2)
+
+    def order(self, choice: torch.Tensor) -> list[int]:
+        flat = choice.flatten().tolist()
+        return sorted(range(len(flat)), key=lambda n: (flat[n], n))
+
+    @pytest.mark.parametrize("dtype", HALVES, ids=str)
+    @pytest.mark.parametrize("form", ["v1", "v2"])
+    def test_there_and_back(self, dtype: torch.dtype, form: str, group: str) -> None:
+        x, choice = self.inputs(dtype)
+        weights = fill((self.rows, self.k), torch.float32, "open", 3)
+        suffix = "" if form == "v1" else "_v2"
+        where = (group, 1, 0, self.experts)
+        dispatch = getattr(torch_npu, f"npu_moe_distribute_dispatch{suffix}")
+        combine = getattr(torch_npu, f"npu_moe_distribute_combine{suffix}")
+        out, _, index, counts, received, *_ = dispatch(x.npu(), choice.npu(), *where)
+        order = self.order(choice)
+        assert torch.equal(out.cpu(), x[[n // self.k for n in order]])
+        each = [(choice == e).sum().item() for e in range(self.experts)]
+        assert counts.tolist() == each
+        assert received.tolist() == torch.tensor(each).cumsum(0).tolist()
+        if form == "v2":
+            triples = index[: 3 * len(order)].view(-1, 3).tolist()
+            assert triples == [[0, n // self.k, n % self.k] for n in order]
+        back = combine(out * 2, choice.npu(), index, received, weights.npu(), *where)
+        near(back, 2 * x.float() * weights.sum(-1, keepdim=True))
+
+    def test_quantised_on_the_way(self, group: str) -> None:
+        x, choice = self.inputs(torch.bfloat16)
+        out, scales, *_ = torch_npu.npu_moe_distribute_dispatch_v2(
+            x.npu(), choice.npu(), group, 1, 0, self.experts, quant_mode=2
+        )
+        expected, each = by_rows(x.float()[[n // self.k for n in self.order(choice)]])
+        near_codes(out, expected)
+        near(scales, each)
+
+    def test_tokens_that_are_not_active_stay(self, group: str) -> None:
+        x, choice = self.inputs()
+        active = torch.tensor([True, True, True, False, False])
+        out, _, _, counts, *_ = torch_npu.npu_moe_distribute_dispatch_v2(
+            x.npu(), choice.npu(), group, 1, 0, self.experts, x_active_mask=active.npu()
+        )
+        order = self.order(choice[:3])
+        assert torch.equal(out[: len(order)].cpu(), x[[n // self.k for n in order]])
+        assert counts.sum().item() == len(order)
+
+    def test_more_ranks_are_refused(self, group: str) -> None:
+        x, choice = self.inputs()
+        with pytest.raises(RuntimeError, match=r"161002(.|\n)*dispatch over 2 ranks"):
+            torch_npu.npu_moe_distribute_dispatch_v2(x.npu(), choice.npu(), group, 2, 0, 8)

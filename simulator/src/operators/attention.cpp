@@ -301,6 +301,12 @@ CHECKED_OPERATOR(aclnnFusedInferAttentionScoreV5, check<31>, BEGINNING, ROPE, co
   RUN(query_rope, key_rope, query_scale, sink);
 }
 
+// No operator here needs a workspace, however long its sequences become in a captured graph.
+LARGEST_WORKSPACE(aclnnFusedInferAttentionScoreV2)
+LARGEST_WORKSPACE(aclnnFusedInferAttentionScoreV3)
+LARGEST_WORKSPACE(aclnnFusedInferAttentionScoreV4)
+LARGEST_WORKSPACE(aclnnFusedInferAttentionScoreV5)
+
 // ---- the older forms -----------------------------------------------------------------------------
 
 template <typename Arguments>
@@ -460,7 +466,4 @@ CHECKED_OPERATOR(aclnnFlashAttentionVarLenScoreV5, (check_training<8, 16>), TRAI
                  TRAINING_RESULTS) {
   TRAIN(query_rope, key_rope, sink, query_ends, key_ends);
 }
-
-LARGEST_WORKSPACE(aclnnFusedInferAttentionScoreV3)
-LARGEST_WORKSPACE(aclnnFusedInferAttentionScoreV4)
-LARGEST_WORKSPACE(aclnnFusedInferAttentionScoreV5)
+LARGEST_WORKSPACE(aclnnFlashAttentionVarLenScoreV5)

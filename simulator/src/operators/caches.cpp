@@ -12,11 +12,9 @@ constexpr int64_t kFractalBytes = 32;
 // A view of the cache with one index for the block and one for the slot in it: [blocks, slots, parts, c0].
 Tensor by_slot(const Tensor& cache, Pages pages) {
   if (pages == Pages::Norm) return cache.flatten(2).unsqueeze(-1);
+  if (pages == Pages::Nz) return cache.flatten(1, -3).transpose(1, 2);
   const int64_t c0 = kFractalBytes / int64_t(cache.element_size());
-  // Already [blocks, parts, slots, c0], or [blocks, slots, heads, width] whose bytes lie like that.
-  const bool shaped = cache.size(-1) == c0;
-  const Tensor nz = shaped ? cache.flatten(1, -3) : cache.view({cache.size(0), -1, cache.size(1), c0});
-  return nz.transpose(1, 2);
+  return cache.view({cache.size(0), -1, cache.size(1), c0}).transpose(1, 2);
 }
 
 }  // namespace
@@ -60,6 +58,10 @@ void check_kv_write(const Arguments& arguments) {
   refuse_unless(key.type == cache.type && std::get<3>(arguments).kept.type == key.type,
                 std::string("key is ") + at::toString(key.type) + " and key_cache " + at::toString(cache.type) + "; they must have the same data type");
   refuse_unless(key.sizes.size() == 3, "key has " + std::to_string(key.sizes.size()) + " dimensions; [tokens, heads, width] is simulated");
+  const std::string& text = std::get<8>(arguments).kept;
+  const int64_t c0 = 32 / int64_t(c10::elementSize(cache.type));
+  refuse_unless(text != "PA_NZ" || (cache.sizes.size() == 4 && cache.sizes[3] == c0),
+                "cache mode PA_NZ needs a cache of [blocks, heads * width / " + std::to_string(c0) + ", block, " + std::to_string(c0) + "]");
   refuse_unless(slots.type == at::kInt || slots.type == at::kLong, "slot_mapping must be int32 or int64");
 }
 
@@ -191,7 +193,7 @@ void write_cache(const CacheWrite& w, Codes& cache) {
     const Tensor starts = slots.view({batch, -1}).index_select(1, token.div(block, "floor"));
     slots = at::where(starts < 0, starts, starts.div(block, "floor") * block + token.remainder(block)).flatten();
   }
-  write_slots(tokens, slots, pages_of(w.mode), target);
+  write_slots(tokens, slots, w.mode.ends_with("NZ") ? Pages::NzInside : Pages::Norm, target);
 }
 
 const char* const kCacheModes = "Norm, PA, PA_BNSD, PA_NZ, PA_BLK_BNSD and PA_BLK_NZ exist";

@@ -5,12 +5,11 @@
 
 namespace cannsim {
 
-// A cache of a type with numbers of one byte or more, as blocks of slots: Norm [blocks, slots, heads,
-// width], or NZ, whose bytes are [blocks, heads * width / c0, slots, c0] with c0 numbers to 32 bytes.
-enum class Pages { Norm, Nz };
+// A cache as blocks of slots: Norm [blocks, slots, heads, width]; Nz [blocks, heads * width / c0, slots,
+// c0] with c0 numbers to 32 bytes; NzInside has Norm's shape and Nz's order of numbers in each block.
+enum class Pages { Norm, Nz, NzInside };
 
-// rows [tokens, heads, width] go to `slots` [tokens]; a negative slot is padding. Quantised caches
-// get round(row * scale + offset).
+// rows [tokens, heads, width] go to `slots` [tokens]; a negative slot is padding.
 void write_slots(const Tensor& rows, const Tensor& slots, Pages pages, Tensor cache);
 
 // [tokens, heads * width] of the slots.
