@@ -189,6 +189,14 @@ class TestCacheWrites:
             cache.view(-1, 2, 8)[slots] = rows
             assert torch.equal(device.cpu(), cache)
 
+    @pytest.mark.parametrize("dtype", FLOATS, ids=str)
+    def test_a_cache_of_one_kind(self, dtype: torch.dtype) -> None:
+        rows, cache = values((3, 1, 24), dtype, 1), values((2, 16, 1, 24), dtype, 2)
+        slots, device = torch.tensor([30, 2, 16]), cache.npu()
+        torch_npu.npu_scatter_pa_cache(rows.npu(), slots.npu(), key_cache=device)
+        cache.view(-1, 1, 24)[slots] = rows
+        assert torch.equal(device.cpu(), cache)
+
     def test_a_negative_slot_is_padding(self) -> None:
         key = values((3, 1, 4), torch.float16, 1)
         caches = [torch.zeros(2, 16, 1, 4, dtype=torch.float16, device="npu") for _ in range(2)]

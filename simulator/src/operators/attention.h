@@ -28,7 +28,7 @@ struct AttentionSequence {
 };
 
 // A row that sees no key gets zeros, and an infinite log-sum-exp.
-void attend(const AttentionRule& rule, const AttentionSequence& sequence);
+CANNSIM_API void attend(const AttentionRule& rule, const AttentionSequence& sequence);
 
 // [batch, length, heads, width] of a layout with batches, [tokens, heads, width] of a packed one.
 Tensor heads_of(const Tensor& x, Text layout, int64_t heads);

@@ -10,7 +10,7 @@ namespace cannsim {
 enum class Pages { Norm, Nz, NzInside };
 
 // rows [tokens, heads, width] go to `slots` [tokens]; a negative slot is padding.
-void write_slots(const Tensor& rows, const Tensor& slots, Pages pages, Tensor cache);
+CANNSIM_API void write_slots(const Tensor& rows, const Tensor& slots, Pages pages, Tensor cache);
 
 // [tokens, heads * width] of the slots.
 Tensor read_slots(const Tensor& cache, const Tensor& slots, Pages pages);

@@ -79,7 +79,7 @@ inline void refuse_unless(bool fits, const std::string& message) {
 // This chip has no kernel for the operator.
 [[noreturn]] void refuse_on_chip();
 
-at::ScalarType scalar_type(aclDataType type);
+CANNSIM_API at::ScalarType scalar_type(aclDataType type);
 aclDataType acl_type(at::ScalarType type);
 std::string describe(const aclTensor& tensor);
 

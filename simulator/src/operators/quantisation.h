@@ -138,10 +138,8 @@ Tensor unpack_offset(const Tensor& words);
 std::vector<int64_t> group_counts(const Tensor& list, int64_t type, int64_t groups);
 
 inline bool chip_is(const char* prefix) { return std::string(settings().chip.soc).starts_with(prefix); }
-inline constexpr int kPlatformLacks = 361001;  // ACLNN_ERR_RUNTIME_ERROR: "the platform is not supported"
 inline void only_on_950() {
-  if (!chip_is("Ascend950"))
-    throw Error(kPlatformLacks, std::string("the chip ") + settings().chip.soc + " does not have this operator; Ascend950 does");
+  if (!chip_is("Ascend950")) refuse_on_chip();
 }
 
 }  // namespace cannsim

@@ -243,12 +243,12 @@ static void grouped_dequant_product(const Tensor& x, const Codes& weight, const 
                                     const OptionalTensor& bias, const OptionalTensor& x_scale, const OptionalTensor& x_offset,
                                     const OptionalTensor& smooth, bool transposed, Tensor& out) {
   const auto counts = group_counts(group_list, 0, weight.size(0));
-  const auto of = [](const OptionalTensor& table, int64_t i) { return table ? OptionalTensor((*table)[i]) : kNone; };
+  const auto of = [](const OptionalTensor& table, int64_t i) { return given(table) ? OptionalTensor((*table)[i]) : kNone; };
   int64_t first = 0;
   for (int64_t i = 0; i < int64_t(counts.size()); ++i) {
     const int64_t count = counts[size_t(i)];
     if (count == 0) continue;
-    const OptionalTensor scale = x_scale && x_scale->numel() == x.size(0) ? OptionalTensor(x_scale->narrow(0, first, count)) : x_scale;
+    const OptionalTensor scale = given(x_scale) && x_scale->numel() == x.size(0) ? OptionalTensor(x_scale->narrow(0, first, count)) : x_scale;
     const Codes own = weight.at(i);
     out.narrow(0, first, count)
         .copy_(dequant_product({x.narrow(0, first, count), own, weight_scale[i], of(bias, i), scale, x_offset, of(smooth, i), transposed}));
