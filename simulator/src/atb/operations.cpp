@@ -161,7 +161,7 @@ void attend_paged(const atb::infer::PagedAttentionParam& p, const Call& call) {
   for (size_t i = 0; i < lengths.size(); ++i) {
     const auto tokens = [&](const at::Tensor& cache) {  // [blocks, block, heads, width]
       const int64_t pages = (lengths[i] + cache.size(1) - 1) / cache.size(1);
-      return cache.index({table[int64_t(i)].narrow(0, 0, pages)}).flatten(0, 1).narrow(0, 0, lengths[i]).unflatten(-1, {-1, cache.size(-1)});
+      return cache.index({table[int64_t(i)].narrow(0, 0, pages)}).flatten(0, 1).narrow(0, 0, lengths[i]).reshape({lengths[i], key_heads, -1});
     };
     OptionalTensor shift;
     if (p.maskType == Parameter::kAdded) shift = added(call.inputs[5], heads, 0, 1, lengths[i]);
