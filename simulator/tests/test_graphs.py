@@ -35,6 +35,13 @@ def no_memory_left() -> Iterator[None]:
     torch.npu.empty_cache()
 
 
+@pytest.fixture(autouse=True)
+def default_stream() -> Iterator[None]:
+    """torch.npu.graph leaves its stream current when the end of the capture fails."""
+    yield
+    torch.npu.set_stream(torch.npu.default_stream())
+
+
 def capture(body: Callable[[], object], **options: object) -> tuple[torch.npu.NPUGraph, object]:
     graph = torch.npu.NPUGraph()
     with torch.npu.graph(graph, **options):
