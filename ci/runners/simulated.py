@@ -419,7 +419,7 @@ def read_result(job: Job, group: Group, folder: Path, log: Path) -> Result:
         now,
         0.0,
         None if told is None else CellError(told["class"], told["message"], log_tail(log)),
-        {**metrics, **{name: (pair[0], pair[1]) for name, pair in outcome["metrics"].items()}},
+        {name: (pair[0], pair[1]) for name, pair in outcome["metrics"].items()} | metrics,
         outcome["proof"],
         outcome["samples"],
         outcome["timings"],
