@@ -26,6 +26,9 @@ from typing import Any
 CUBE = ("Matmul", "MatMul", "Addmm", "aclnnMm", "Bmm", "Baddbmm", "Convolution", "Attention")
 """Parts of the names of operators that run on cube cores."""
 FIRST_SORT_INDEX = 1
+SEEN_WITHIN = 0.5
+"""Seconds in which torch_npu.profiler has seen the tables: it looks for one every 0.1 s, and only
+while the command runs. An export that ends before it looked leaves its trace without devices."""
 FOLDER = "mindstudio_profiler_output"
 
 
@@ -341,7 +344,7 @@ def export(folder: Path) -> Path:
     output = folder / FOLDER
     output.mkdir(mode=0o750, exist_ok=True)
     (output / f"msprof_{stamp}.json").write_text(json.dumps(trace(collection)))
-    # op_summary last: its being there tells the caller that all is there.
+    # The trace first: torch_npu.profiler reads it as soon as there is a table.
     tables = {"op_statistic": statistics, "api_statistic": calls, "task_time": tasks}
     for name, rows in {**tables, "op_summary": summary}.items():
         _write_table(output / f"{name}_{stamp}.csv", rows(collection))
@@ -377,6 +380,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise Refused("databases are not simulated: use export_type=ExportType.Text")
         if arguments.export == "on":
             print(f"msprof (cannsim, simulated): {export(arguments.output)}")
+            time.sleep(SEEN_WITHIN)
         return 0
     except (Refused, OSError, ValueError) as error:
         print(f"msprof (cannsim): {error}", file=sys.stderr)
