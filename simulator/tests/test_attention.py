@@ -60,13 +60,14 @@ def near(got: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def paged(parts: Sequence[torch.Tensor], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """A cache [blocks, BLOCK, key heads * D] that holds the sequences in shuffled blocks, rubbish
-    elsewhere, and the block table [sequences, blocks of the longest].
+    """A cache [blocks, BLOCK, key heads * D] that holds the sequences in shuffled blocks, no numbers
+    elsewhere (a result shows that they were read), and the block table [sequences, blocks of the
+    longest].
     """
     pages = [math.ceil(part.size(0) / BLOCK) for part in parts]
     free = torch.randperm(sum(pages) + 2, generator=torch.Generator().manual_seed(seed)).tolist()
     width = parts[0].size(1) * parts[0].size(2)
-    cache = torch.full((len(free), BLOCK, width), 100.0, dtype=parts[0].dtype)
+    cache = torch.full((len(free), BLOCK, width), math.nan, dtype=parts[0].dtype)
     table = torch.zeros(len(parts), max(pages), dtype=torch.int32)
     for i, part in enumerate(parts):
         for page, rows in enumerate(part.flatten(1).split(BLOCK)):
@@ -140,6 +141,8 @@ class Batch:
 
 MIXES = {
     "decode": [(1, 33), (1, 1), (1, 16)],
+    "decode of very uneven lengths": [(1, 190), (1, 2), (1, 1)],
+    "decode of one": [(1, 32)],
     "prefill": [(5, 5), (17, 17)],
     "chunked": [(4, 20), (16, 31)],
     "mixed": [(1, 40), (7, 7), (3, 19), (1, 1)],

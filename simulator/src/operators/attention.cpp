@@ -1,6 +1,10 @@
 // Fused inference attention: every layout, over a contiguous or a paged cache, in full or quantised.
 #include "operators/attention.h"
 
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
 using namespace cannsim;
 
 namespace {
@@ -168,10 +172,105 @@ Tensor whole_query(const Fused& a) {
   return given(a.query_rope) ? at::cat({query, heads_of(wide(*a.query_rope), layout, a.heads)}, -1) : query;
 }
 
+// ---- decoding: one row of each sequence ----------------------------------------------------------
+
+// Keys first to last (exclusive) of a sequence, and the page of its table that the first lies on.
+struct Span {
+  int64_t first, last, page;
+};
+
+// A step of decoding over a paged cache of plain numbers that asks for nothing but the causal rule or
+// a band: what an engine launches for every layer and token, and so worth a way of its own.
+bool plain_decode(const Fused& a, const Tensor& query) {
+  const std::string layout = input_layout(a.layout);
+  const int64_t batch = query.size(0);
+  const bool one_row = layout == "TND" ? int64_t(a.query_lengths->size()) == batch && a.query_lengths->back() == batch
+                                       : !packed(layout) && !a.query_lengths && query.size(1) == 1;
+  if (!one_row || !given(a.table) || !a.key_lengths || int64_t(a.key_lengths->size()) != batch) return false;
+  for (const OptionalTensor* other : {&a.shift, &a.score_scale, &a.weight_scale, &a.value_scale, &a.out_scale, &a.query_rope, &a.key_rope,
+                                      &a.query_scale, &a.sink, &a.key_antiquant.scale, &a.value_antiquant.scale})
+    if (given(*other)) return false;
+  const auto plain = [](const Codes& cache) {
+    return cache.dim() == 3 && (cache.type == ACL_FLOAT || cache.type == ACL_FLOAT16 || cache.type == ACL_BF16);
+  };
+  const bool rule = a.sparse_mode == 3 || (a.sparse_mode == 4 && a.after >= 0) || (a.sparse_mode == 0 && !given(a.mask));
+  return rule && plain(a.keys[0]) && plain(a.values[0]) && !a.key_prefix && !(a.with_lse && given(a.lse));
+}
+
+std::vector<Span> spans_of(const Fused& a) {
+  std::vector<Span> spans;
+  for (const int64_t length : *a.key_lengths) {
+    const int64_t first = a.sparse_mode == 4 ? std::max<int64_t>(0, length - 1 - a.before) : 0;
+    spans.push_back({first, length, first / a.block});
+  }
+  return spans;
+}
+
+// Keys or values of all sequences, [batch, heads, length, D], each from the page of its first one on.
+// What no row sees is zero: a cache holds anything there, and not-a-number times zero is none.
+Tensor gather_together(const Fused& a, const Codes& cache, const std::vector<Span>& spans, const Tensor& pages, int64_t length) {
+  const Tensor raw = cache.tensor().index_select(0, pages);
+  const size_t row = size_t(raw.size(2)) * raw.element_size();
+  char* at = static_cast<char*>(raw.data_ptr());
+  for (const Span& span : spans) {
+    const int64_t before = span.first - span.page * a.block, seen = span.last - span.page * a.block;
+    std::memset(at, 0, size_t(before) * row);
+    std::memset(at + size_t(seen) * row, 0, size_t(length - seen) * row);
+    at += size_t(length) * row;
+  }
+  return wide(raw).view({int64_t(spans.size()), length, a.key_heads, -1}).transpose(1, 2);
+}
+
+// Added to the scores: minus infinity where a sequence has no key; undefined: all have all.
+Tensor unseen(const Fused& a, const std::vector<Span>& spans, int64_t length) {
+  const auto full = [&](const Span& s) { return s.first == s.page * a.block && s.last - s.first == length; };
+  if (std::all_of(spans.begin(), spans.end(), full)) return {};
+  const Tensor mask = at::full({int64_t(spans.size()), 1, 1, length}, -std::numeric_limits<float>::infinity());
+  float* at = mask.data_ptr<float>();
+  for (const Span& span : spans) {
+    std::fill(at + span.first - span.page * a.block, at + span.last - span.page * a.block, 0.0f);
+    at += length;
+  }
+  return mask;
+}
+
+// The whole batch at once, padded to the longest; false, and nothing done, where that would waste much.
+// query and out: [batch, heads, D].
+bool decode_together(const Fused& a, const Tensor& query, const Tensor& out) {
+  const std::vector<Span> spans = spans_of(a);
+  const int64_t batch = int64_t(spans.size());
+  int64_t count = 0, seen = 0;
+  for (const Span& span : spans) {
+    if (span.last <= span.first) return false;
+    count = std::max(count, (span.last + a.block - 1) / a.block - span.page);
+    seen += span.last - span.first;
+  }
+  const int64_t length = count * a.block;
+  if (batch * length > 2 * (seen + batch * a.block)) return false;
+  const Tensor pages = at::empty({batch * count}, at::kLong), table = a.table->contiguous();
+  int64_t* page = pages.data_ptr<int64_t>();
+  for (int64_t i = 0; i < batch; ++i) {
+    const int32_t* row = table.data_ptr<int32_t>() + i * table.size(1);
+    const int64_t last = (spans[size_t(i)].last - 1) / a.block;
+    for (int64_t j = 0; j < count; ++j) *page++ = row[std::min(spans[size_t(i)].page + j, last)];
+  }
+  const Tensor key = gather_together(a, a.keys[0], spans, pages, length), value = gather_together(a, a.values[0], spans, pages, length);
+  // Heads that share a key head are rows of it: no row sees less than another.
+  const Tensor rows = query.reshape({batch, a.key_heads, a.heads / a.key_heads, query.size(2)});
+  const Tensor mask = unseen(a, spans, length);
+  const Tensor mixed = at::scaled_dot_product_attention(rows, key, value, mask.defined() ? std::optional<Tensor>(mask) : std::nullopt, 0.0, false, a.scale);
+  out.copy_(mixed.reshape({batch, a.heads, -1}));
+  return true;
+}
+
 void run(Fused a) {
   if (a.key_heads == 0) a.key_heads = a.heads;
   const Tensor query = whole_query(a);
   const Tensor out = heads_of(a.out, output_layout(a.layout), a.heads);
+  if (plain_decode(a, query)) {
+    const bool rows = query.dim() == 3;
+    if (decode_together(a, rows ? query : query.select(1, 0), rows ? out : out.select(1, 0))) return;
+  }
   const bool with_lse = a.with_lse && given(a.lse);
   if (packed(input_layout(a.layout))) {  // lengths of queries (and of keys that are not paged) are running totals
     int64_t first = 0, first_key = 0;
