@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -88,10 +89,12 @@ exec "${CANNSIM_PYTHON:-python3}" -m cannsim.msprof "$@"
 
 def toolkit_home(version: str) -> Path:
     """The directory that stands for the installed toolkit (``$ASCEND_HOME_PATH``): its libraries,
-    version files and `msprof`. Made on first use, in the user's cache.
+    version files and `msprof`. Made on first use, in the user's cache, for each installation of
+    cannsim: two that run side by side must not take each other's libraries away.
     """
     cache_root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cannsim"
-    home = cache_root / "ascend-toolkit" / version
+    installation = hashlib.sha256(str(LIBRARIES.resolve()).encode()).hexdigest()[:8]
+    home = cache_root / "ascend-toolkit" / installation / version
     link, stamp = home / "lib64", home / f".layout-{LAYOUT}"
     if link.is_symlink() and link.resolve() == LIBRARIES.resolve() and stamp.exists():
         return home

@@ -42,7 +42,7 @@ OPERATOR(aclnnInplaceUniform, Tensor& self, double from, double to, int64_t seed
 OPERATOR(aclnnInplaceRandom, Tensor& self, int64_t from, int64_t to, int64_t seed, int64_t offset) {
   self.random_(from, std::optional<int64_t>(to), generator(seed, offset));
 }
-OPERATOR(aclnnSimThreadExponential, Tensor& self, int64_t count, float rate, int64_t seed, int64_t offset) {
+OPERATOR(aclnnSimThreadExponential, Tensor& self, int64_t count, double rate, int64_t seed, int64_t offset) {
   self.exponential_(rate, generator(seed, offset));
 }
 OPERATOR(aclnnInplaceBernoulli, Tensor& self, const Scalar& probability, int64_t seed, int64_t offset) {
