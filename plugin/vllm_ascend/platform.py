@@ -8,6 +8,8 @@ import torch
 from vllm.logger import init_logger
 from vllm.platforms.interface import Platform, PlatformEnum
 
+from vllm_ascend.chips import chip
+
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.config.kernel import IrOpPriorityConfig
@@ -39,7 +41,7 @@ class NPUPlatform(Platform):
 
     @property
     def supported_dtypes(self) -> list[torch.dtype]:
-        return [torch.bfloat16, torch.float16, torch.float32]
+        return list(chip().dtypes)
 
     # ---- configuration ----
 
@@ -47,6 +49,8 @@ class NPUPlatform(Platform):
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         from vllm.config import CompilationMode, CUDAGraphMode
 
+        if vllm_config.model_config is not None:
+            cls.check_if_supports_dtype(vllm_config.model_config.dtype)
         parallel = vllm_config.parallel_config
         if parallel.worker_cls == "auto":
             parallel.worker_cls = "vllm_ascend.worker.NPUWorker"
@@ -161,10 +165,11 @@ class NPUPlatform(Platform):
 
     @classmethod
     def check_if_supports_dtype(cls, dtype: torch.dtype) -> None:
-        supported = [torch.bfloat16, torch.float16, torch.float32]
-        if dtype not in supported:
+        if dtype not in chip().dtypes:
+            names = ", ".join(str(known).removeprefix("torch.") for known in chip().dtypes)
             raise UnsupportedOnNPU(
-                f"dtype {dtype} is not supported on an NPU; use one of {supported}."
+                f"{chip().series} does not compute in {str(dtype).removeprefix('torch.')}. "
+                f"Choose another with --dtype: {names}."
             )
 
     # ---- what the platform can do ----

@@ -14,6 +14,9 @@ from typing import Any
 ATTENTION = "aclnnFusedInferAttentionScore"
 """Beginning of the names of the paged attention operators; a version number follows."""
 
+SEPARATE_ATTENTION = ("aclnnIncreFlashAttention", "aclnnPromptFlashAttention")
+"""The same where a chip has no fused one: decode for all requests at once, prompts one by one."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -35,6 +38,11 @@ class Work:
     def attention(self) -> int:
         """Launches of paged attention."""
         return self.matching(ATTENTION)
+
+    @property
+    def separate_attention(self) -> int:
+        """Launches of attention that is for decode or for prompts alone."""
+        return sum(self.matching(prefix) for prefix in SEPARATE_ATTENTION)
 
     @property
     def total(self) -> int:

@@ -21,6 +21,8 @@ from vllm.v1.attention.backend import (
 )
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
+from vllm_ascend.chips import chip
+
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.v1.kv_cache_interface import KVCacheSpec
@@ -223,7 +225,11 @@ class AscendAttentionBackend(AttentionBackend):
 
     @staticmethod
     def get_impl_cls() -> type[AscendAttentionImpl]:
-        return AscendAttentionImpl
+        if chip().has("npu_fused_infer_attention_score"):
+            return AscendAttentionImpl
+        from vllm_ascend.attention.separate import SeparateAttentionImpl
+
+        return SeparateAttentionImpl
 
     @staticmethod
     def get_builder_cls() -> type[AscendMetadataBuilder]:

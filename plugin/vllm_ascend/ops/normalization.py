@@ -7,6 +7,7 @@ from torch import Tensor
 from vllm import ir
 from vllm.model_executor.layers.layernorm import GemmaRMSNorm
 
+from vllm_ascend.chips import chip
 from vllm_ascend.platform import IR_PROVIDER
 
 
@@ -56,7 +57,9 @@ class AscendGemmaRMSNorm(GemmaRMSNorm):
     ) -> Tensor | tuple[Tensor, Tensor]:
         if residual is not None:
             x = residual = x + residual
-        normalised = torch_npu.npu_gemma_rms_norm(
-            x, self.weight.to(x.dtype), self.variance_epsilon
-        )[0]
+        weight = self.weight.to(x.dtype)
+        if chip().has("npu_gemma_rms_norm"):
+            normalised = torch_npu.npu_gemma_rms_norm(x, weight, self.variance_epsilon)[0]
+        else:
+            normalised = torch_npu.npu_rms_norm(x, weight + 1, self.variance_epsilon)[0]
         return normalised if residual is None else (normalised, residual)

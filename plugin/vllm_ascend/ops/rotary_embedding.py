@@ -13,6 +13,8 @@ from vllm.model_executor.layers.rotary_embedding.linear_scaling_rope import (
 from vllm.model_executor.layers.rotary_embedding.llama3_rope import Llama3RotaryEmbedding
 from vllm.model_executor.layers.rotary_embedding.yarn_scaling_rope import YaRNScalingRotaryEmbedding
 
+from vllm_ascend.chips import chip
+
 _NO_SECTIONS = [0, 0, 0]
 """Sections are those of a multimodal position; text has one position a token."""
 
@@ -26,7 +28,7 @@ class _Fused:
     def forward_oot(
         self, positions: Tensor, query: Tensor, key: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        if key is None:
+        if key is None or not chip().has("npu_mrope"):
             return self.forward_native(positions, query, key)  # type: ignore[attr-defined]
         table = self._match_cos_sin_cache_dtype(query)  # type: ignore[attr-defined]
         rotated = torch_npu.npu_mrope(

@@ -41,6 +41,19 @@ def test_attention_has_to_be_launched_once_per_layer_and_step() -> None:
         engine_of().proof_of_attention(run_of(0, 0))
 
 
+def test_attention_in_two_operators_takes_up_to_one_for_each_request() -> None:
+    def run(decode: int, prompts: int) -> Run:
+        launches = {"aclnnIncreFlashAttentionV4": decode, "aclnnPromptFlashAttentionV3": prompts}
+        steps = [Step({"a": 9, "b": 4}, 0, 1), Step({"a": 1, "b": 1}, 2, 3)]
+        return Run([], 1.0, steps, Work(launches, 0))
+
+    proof = engine_of().proof_of_attention(run(LAYERS, 2 * LAYERS))
+    assert proof["attention_launches"] == 3 * LAYERS
+    for decode, prompts in ((0, 2 * LAYERS - 1), (LAYERS, 3 * LAYERS + 1)):
+        with pytest.raises(GateFailed, match=f"expected {2 * LAYERS} to {4 * LAYERS}"):
+            engine_of().proof_of_attention(run(decode, prompts))
+
+
 def test_chunks_within_the_budget_are_counted() -> None:
     parts = {"a": [32, 32, 16, 1, 1], "b": [32, 32, 16, 1, 1]}
     assert generation.proof_of_chunks(parts, 80, 32)["prefill_parts"] == 6
