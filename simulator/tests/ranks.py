@@ -32,13 +32,16 @@ LIMIT = 120.0
 class Warm:
     """A process that has what ranks need, and forks them.
 
-    ``prefix`` is a command in front, e.g. one that enters a network namespace.
+    ``prefix`` is a command in front, e.g. one that enters a network namespace; ``chip`` and
+    ``cann`` are the ranks' (the default ones).
     """
 
-    def __init__(self, *prefix: str) -> None:
+    def __init__(self, *prefix: str, chip: str = "", cann: str = "") -> None:
         removed = ("CANNSIM_", "HCCL_", "TORCH_HCCL_", "TASK_QUEUE")
         base = {k: v for k, v in os.environ.items() if not k.startswith(removed)}
-        command = [sys.executable, "-m", "cannsim", "run", "--devices", str(DEVICES), "--"]
+        command = [sys.executable, "-m", "cannsim", "run", "--devices", str(DEVICES)]
+        command += ["--chip", chip] if chip else []
+        command += ["--cann", cann, "--"] if cann else ["--"]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self._process = subprocess.Popen(
             [*prefix, *command, sys.executable, "-m", "simulator.tests.ranks"],

@@ -256,38 +256,47 @@ void Communicator::check_usable() {
 
 // ---- on a stream ------------------------------------------------------------------------------
 
-void Communicator::launch(const std::string& name, Stream& stream, uint64_t bytes, std::function<void(Communicator&)> body) {
+std::shared_ptr<void> Communicator::expect(const std::string& name, Stream& stream) {
   check_usable();
   if (stream.device != device)
     throw Failure(HCCL_E_PARA, name + ": the stream is on device " + std::to_string(stream.device) + ", the communicator on device " + std::to_string(device),
                   ACL_ERROR_RT_STREAM_CONTEXT);
   if (ranks > 1) occupy();
+  if (capturing(stream)) return nullptr;
 
-  // Counts what close() waits for: calls until their first run.
   struct Pending {
     explicit Pending(std::shared_ptr<Communicator> of) : of(std::move(of)) { ++this->of->running_; }
-    ~Pending() { end(); }
-    void end() {
-      if (ended.exchange(true)) return;
+    ~Pending() {
       std::lock_guard lock(of->mutex_);
       --of->running_;
       of->finished_.notify_all();
     }
     std::shared_ptr<Communicator> of;
-    std::atomic<bool> ended{false};
   };
+  return std::make_shared<Pending>(shared_from_this());
+}
+
+void Communicator::perform(const std::string& name, const std::function<void()>& body) {
+  try {
+    suffer(name);
+    body();
+  } catch (const Failure& failure) {
+    fail(failure.result, failure.what(), failure.code);
+    throw;
+  } catch (const Error& error) {  // of an operator: its peers would wait for it
+    fail(HCCL_E_PARA, error.what(), error.code);
+    throw;
+  } catch (const std::exception& error) {
+    fail(HCCL_E_INTERNAL, error.what(), ACL_ERROR_INTERNAL_ERROR);
+    throw;
+  }
+}
+
+void Communicator::launch(const std::string& name, Stream& stream, uint64_t bytes, std::function<void(Communicator&)> body) {
   auto self = shared_from_this();
-  auto pending = capturing(stream) ? nullptr : std::make_shared<Pending>(self);
-  stream.submit(make_task(activity(name, Kind::collective), {0, bytes, 0}, [self, name, pending, body = std::move(body)] {
-    try {
-      self->suffer(name);
-      body(*self);
-    } catch (const Failure& failure) {
-      self->fail(failure.result, failure.what(), failure.code);
-      if (pending) pending->end();
-      throw;
-    }
-    if (pending) pending->end();
+  stream.submit(make_task(activity(name, Kind::collective), {0, bytes, 0}, [self, name, pending = expect(name, stream), body = std::move(body)]() mutable {
+    const auto until_end = std::move(pending);
+    self->perform(name, [&] { body(*self); });
   }));
 }
 

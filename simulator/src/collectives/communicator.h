@@ -61,7 +61,12 @@ class Communicator : public std::enable_shared_from_this<Communicator> {
   // Throws Failure, after which the communicator has failed for good on all ranks.
   void exchange(Plane plane, const CallHeader& call, std::vector<Transfer>& transfers);
 
-  // Runs `body` on the stream: a task of the communicator, refused when it has failed before.
+  // Before a task is put on a stream: refuses when the communicator has failed, or is of another
+  // device. What it returns is kept until the task's first run has ended: close() waits for it.
+  std::shared_ptr<void> expect(const std::string& name, Stream& stream);
+  // What a task does, with the faults that were asked for; its failure is the communicator's.
+  void perform(const std::string& name, const std::function<void()>& body);
+  // Both, for a collective.
   void launch(const std::string& name, Stream& stream, uint64_t bytes, std::function<void(Communicator&)> body);
 
   void fail(HcclResult result, const std::string& message, int acl);

@@ -6,6 +6,7 @@
 
 #include "collectives/algorithms.h"
 #include "collectives/environment.h"
+#include "collectives/operators.h"
 #include "collectives/rank_table.h"
 
 using namespace cannsim;
@@ -42,6 +43,16 @@ std::shared_ptr<Communicator> find(HcclComm handle, bool remove = false) {
   if (remove) handles().all.erase(found);
   return communicator;
 }
+
+// Operators name a communicator as HcclGetCommName does.
+std::shared_ptr<RankGroup> find_by_name(const std::string& name, int device) {
+  std::lock_guard lock(handles().mutex);
+  for (const auto& [handle, communicator] : handles().all) {
+    if (communicator->device == device && communicator->options.name.substr(0, COMM_NAME_MAX_LENGTH - 1) == name) return for_operators(communicator);
+  }
+  return nullptr;
+}
+[[maybe_unused]] const bool known_to_operators = (set_rank_finder(find_by_name), true);
 
 // Runs `body`; a failure becomes HCCL's code, with its message kept for aclGetRecentErrMsg.
 template <typename Body>

@@ -42,6 +42,14 @@ void product(const Operands& operands, Work& work) {
   if constexpr (factor > 0) in_place(operands, work);
 }
 
+// (x, weight, ...) whose output has but a part of x's rows.
+void product_of_all_rows(const Operands& operands, Work& work) {
+  const Shape *first = tensor(operands, 0), *second = tensor(operands, 1);
+  if (first == nullptr || second == nullptr) return;
+  work.flops = 2 * first->elements() * uint64_t(second->size(-1));
+  work.unit = first->cube;
+}
+
 // (self, weight, bias, stride, padding, dilation, transposed, output padding, groups, out, ...)
 void convolution(const Operands& operands, Work& work) {
   const Shape *self = tensor(operands, 0), *weight = tensor(operands, 1);
@@ -137,6 +145,11 @@ struct Row {
 constexpr Row kRows[] = {
     {"aclnnInplace", in_place},
     {"aclnnMatmul", product<0>},
+    {"aclnnMatmulReduceScatter", product_of_all_rows},
+    {"aclnnAllGatherMatmul", product<0>},
+    {"aclnnAlltoAllvGroupedMatMul", product<0>},
+    {"aclnnGroupedMatMulAlltoAllv", product<0>},
+    {"aclnnWeightQuantMatmulAllReduce", product<0>},
     {"aclnnMm", product<0>},
     {"aclnnBatchMatMul", product<0>},
     {"aclnnMv", product<0>},

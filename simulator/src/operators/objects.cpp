@@ -130,7 +130,9 @@ int launch(void*, uint64_t, aclOpExecutor* executor, aclrtStream stream) {
   if (executor == nullptr) return report(kParameterNull, "the executor is null");
   std::unique_ptr<aclOpExecutor> owned(executor);
   return guarded([&] {
-    stream_of(stream).submit(std::move(owned->task));
+    Stream& queue = stream_of(stream);
+    owned->task->prepare(queue);
+    queue.submit(std::move(owned->task));
   });
 }
 

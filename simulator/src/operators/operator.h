@@ -290,6 +290,12 @@ struct Operator<void(Args...)> {
       c10::InferenceMode inference;
       std::apply([this](auto&... argument) { body(argument.get()...); }, arguments);
     }
+    void prepare(Stream& stream) override {
+      const auto each = [&](auto& argument) {
+        if constexpr (requires { argument.prepare(activity->name, stream); }) argument.prepare(activity->name, stream);
+      };
+      std::apply([&](auto&... argument) { (each(argument), ...); }, arguments);
+    }
     Output output() override {
       Output first;
       std::apply([&](auto&... argument) { (find_output(argument, &first), ...); }, arguments);

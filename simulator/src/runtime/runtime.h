@@ -88,6 +88,8 @@ class CANNSIM_API Task {
  public:
   virtual ~Task() = default;
   virtual void run() = 0;
+  // Called before an operator is put on its stream; may refuse it.
+  virtual void prepare(Stream&) {}
   // What an operator writes first; a fault corrupts it.
   virtual Output output() { return {}; }
   // Set before it is submitted, where a device spends time on it; else nothing is counted.
