@@ -106,7 +106,7 @@ struct SelfAttentionParam {
   uint32_t windowSize;
 };
 struct PagedAttentionParam {
-  enum Mask : int32_t { kNone = 0, kAdded = 1, kSpeculative = 3 };
+  enum Mask : int32_t { kNone = 0, kAdded = 1, kSpeculative = 3, kPattern = 5 };
   int32_t headNum;
   float qkScale;
   int32_t kvHeadNum, maskType;

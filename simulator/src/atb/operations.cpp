@@ -154,7 +154,10 @@ void attend_paged(const atb::infer::PagedAttentionParam& p, const Call& call) {
   const int64_t heads = p.headNum, key_heads = p.kvHeadNum > 0 ? p.kvHeadNum : p.headNum;
   const at::Tensor query = by_heads(call.inputs[0], heads), out = by_heads(call.outputs[0], heads);
   const Numbers lengths = numbers(call.inputs[4]);
-  const bool speculative = p.maskType == Parameter::kSpeculative && call.inputs.size() > 6;
+  // Several rows of a query: each sees the tokens up to its own, as the mask says, or by a
+  // mask that is only the pattern of it (assumed: what mask type 5 is).
+  const bool pattern = p.maskType == Parameter::kPattern;
+  const bool speculative = (pattern || p.maskType == Parameter::kSpeculative) && call.inputs.size() > 6;
   const Numbers rows = speculative ? numbers(call.inputs[6]) : Numbers(lengths.size(), 1);
   const at::Tensor table = call.inputs[3].to(at::kLong);
   int64_t first = 0;
@@ -165,7 +168,7 @@ void attend_paged(const atb::infer::PagedAttentionParam& p, const Call& call) {
     };
     OptionalTensor shift;
     if (p.maskType == Parameter::kAdded) shift = added(call.inputs[5], heads, 0, 1, lengths[i]);
-    const bool own_rows = speculative && call.inputs[5].size(0) == query.size(0);  // the mask has a row for each token
+    const bool own_rows = speculative && !pattern && call.inputs[5].size(0) == query.size(0);  // the mask has a row for each token
     if (own_rows) shift = added(call.inputs[5], heads, first, rows[i], lengths[i]);
     attend_one(heads, key_heads, p.qkScale, shift, speculative && !own_rows, 0, query.narrow(0, first, rows[i]), tokens(call.inputs[1]),
                tokens(call.inputs[2]), out.narrow(0, first, rows[i]));
@@ -234,10 +237,10 @@ EXPORT Status CreateOperation(const infer::SelfAttentionParam& parameter, Operat
 }
 template <>
 EXPORT Status CreateOperation(const infer::PagedAttentionParam& parameter, Operation** operation) {
-  if (parameter.quantType != 0 || parameter.mlaVHeadSize != 0 || (parameter.maskType != 0 && parameter.maskType != 1 && parameter.maskType != 3))
+  if (parameter.quantType != 0 || parameter.mlaVHeadSize != 0 || (parameter.maskType != 0 && parameter.maskType != 1 && parameter.maskType != 3 && parameter.maskType != 5))
     return refuse(operation, "PagedAttention with mask type " + std::to_string(parameter.maskType) + ", quantisation type " +
                                  std::to_string(parameter.quantType) + " and latent values of " + std::to_string(parameter.mlaVHeadSize) +
-                                 " is not simulated; masks 0, 1 and 3 of plain caches are");
+                                 " is not simulated; masks 0, 1, 3 and 5 of plain caches are");
   return make(operation, "PagedAttention", [parameter](const Call& call) { attend_paged(parameter, call); });
 }
 template <>
