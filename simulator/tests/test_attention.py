@@ -60,9 +60,9 @@ def near(got: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def paged(parts: Sequence[torch.Tensor], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """A cache [blocks, BLOCK, key heads * D] that holds the sequences in shuffled blocks, no numbers
-    elsewhere (a result shows that they were read), and the block table [sequences, blocks of the
-    longest].
+    """A cache [blocks, BLOCK, key heads * D] that holds the sequences in shuffled blocks, and the
+    block table [sequences, blocks of the longest]. What is elsewhere is not a number, so that a
+    result shows when it was read.
     """
     pages = [math.ceil(part.size(0) / BLOCK) for part in parts]
     free = torch.randperm(sum(pages) + 2, generator=torch.Generator().manual_seed(seed)).tolist()

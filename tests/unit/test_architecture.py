@@ -57,7 +57,9 @@ def test_every_build_requirement_is_installed_before_the_builds() -> None:
     tools = {Requirement(tool).name for tool in environment.BUILD_TOOLS} | {"torch", "torch-npu"}
     for name in ("pyproject.toml", "plugin/pyproject.toml", "simulator/pyproject.toml"):
         required = tomllib.loads((ROOT / name).read_text())["build-system"]["requires"]
-        assert {Requirement(line).name for line in required} <= tools, name
+        needed = [Requirement(line) for line in required]
+        here = {need.name for need in needed if need.marker is None or need.marker.evaluate()}
+        assert here <= tools, name
 
 
 def test_there_is_one_version_number() -> None:

@@ -133,8 +133,10 @@ class SeparateAttentionImpl(AscendAttentionImpl):
         return attended[0].transpose(0, 1)
 
     def _hidden(self, new: int, length: int, device: torch.device) -> torch.Tensor:
-        """[1, 1, new, length] bool: true where a row may not see a key; the last row is the last
-        key's."""
+        """[1, 1, new, length] bool: true where a row may not see a key.
+
+        The last row stands at the last key.
+        """
         own = torch.arange(length - new, length, device=device).unsqueeze(1)
         keys = torch.arange(length, device=device).unsqueeze(0)
         hidden = keys > own

@@ -7,7 +7,6 @@ from itertools import pairwise
 import pytest
 import torch
 import torch_npu
-
 from vllm_ascend import chips
 from vllm_ascend.platform import NPUPlatform, UnsupportedOnNPU
 
