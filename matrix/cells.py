@@ -51,7 +51,7 @@ def expand(matrix: Matrix) -> list[Cell]:
                 for hardware in matrix.hardware.values():
                     cell = Cell(model, feature, cann, hardware)
                     rule = next((r for r in matrix.rules if holds(r, cell, release)), None)
-                    if rule is None and model.task not in feature.applies_to:
+                    if rule is None and not _explained(cell):
                         raise _unexplained(cell)
                     cells.append(Cell(model, feature, cann, hardware, rule))
     return cells
@@ -73,7 +73,22 @@ def holds(rule: Rule, cell: Cell, release: Release) -> bool:
     applies = cell.model.task in cell.feature.applies_to
     if when.applies is not None and when.applies != applies:
         return False
+    if when.claimed is not None and when.claimed != _claimed(cell):
+        return False
     return _within(rule, cell.cann.version, release)
+
+
+def _claimed(cell: Cell) -> bool:
+    return cell.model.features is None or cell.feature.name in cell.model.features
+
+
+def _explained(cell: Cell) -> bool:
+    """Whether nothing speaks against a cell that no rule excludes."""
+    return (
+        cell.model.task in cell.feature.applies_to
+        and _claimed(cell)
+        and cell.model.checkpoint.kind != "none"
+    )
 
 
 def _any(patterns: tuple[str, ...], name: str) -> bool:
@@ -104,6 +119,18 @@ def _all(
 
 
 def _unexplained(cell: Cell) -> InvalidData:
+    if not _claimed(cell):
+        return InvalidData(
+            f"rules.yaml: no rule explains why {cell.id} is not claimed.",
+            f"The model lists its features: {', '.join(cell.model.features or ())}.",
+            "Add a rule with `when: {claimed: false}` and a reason.",
+        )
+    if cell.model.checkpoint.kind == "none":
+        return InvalidData(
+            f"rules.yaml: no rule explains why {cell.id} is not supported.",
+            "The model has no checkpoint (kind: none), so that none of its cells can run.",
+            f"Add a rule with `when: {{model: [{cell.model.name}]}}` and a reason.",
+        )
     return InvalidData(
         f"rules.yaml: no rule explains why {cell.id} is not supported.",
         f"The feature {cell.feature.name!r} applies to {', '.join(cell.feature.applies_to)}, "

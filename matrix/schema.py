@@ -14,7 +14,7 @@ Version = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9A-Za-z]+)*([.+-][0-9A-Za-
 """A version number as its publisher writes it, quoted in YAML."""
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-Task = Literal["generate", "embed"]
+Task = Literal["generate", "embed", "classify"]
 Evidence = Literal["hardware", "simulated"]
 
 
@@ -38,6 +38,15 @@ class TokenizerRecipe(Strict):
     chat_template: str | None = Field(default=None, description="Jinja template of a conversation.")
 
 
+PLAIN_TOKENIZER = TokenizerRecipe(
+    tokenizer_class="PreTrainedTokenizerFast",
+    algorithm="byte-level-bpe",
+    vocab_size=512,
+    special_tokens={"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"},
+)
+"""Tokenizer of a stand-in whose family's own is of no account: prompts go in as token ids."""
+
+
 class StandInCheckpoint(Strict):
     """The real architecture with tiny dimensions and seeded random weights, built locally."""
 
@@ -55,7 +64,7 @@ class StandInCheckpoint(Strict):
         gt=0,
         description="Standard deviation of the weights; wide enough that logits differ clearly.",
     )
-    tokenizer: TokenizerRecipe
+    tokenizer: TokenizerRecipe = PLAIN_TOKENIZER
 
     @model_validator(mode="after")
     def _vocabulary_fits(self) -> StandInCheckpoint:
@@ -78,6 +87,12 @@ class PackageGgufCheckpoint(Strict):
     architectures: tuple[str, ...] = Field(min_length=1)
 
 
+class NoCheckpoint(Strict):
+    """For a family that is named only to say why it is not supported: rules exclude each cell."""
+
+    kind: Literal["none"]
+
+
 class HubCheckpoint(Strict):
     """A repository of a model hub, for machines that can reach one."""
 
@@ -87,7 +102,8 @@ class HubCheckpoint(Strict):
 
 
 Checkpoint = Annotated[
-    StandInCheckpoint | PackageGgufCheckpoint | HubCheckpoint, Field(discriminator="kind")
+    StandInCheckpoint | PackageGgufCheckpoint | HubCheckpoint | NoCheckpoint,
+    Field(discriminator="kind"),
 ]
 
 
@@ -103,9 +119,20 @@ class Model(Strict):
     represents: tuple[str, ...] = Field(
         default=(), description="Released checkpoints whose architecture this model exercises."
     )
+    notes: str | None = Field(
+        default=None, description="What a released checkpoint needs beyond what this model shows."
+    )
+    features: tuple[Name, ...] | None = Field(
+        default=None, description="Features that are claimed for it; all of its task's if absent."
+    )
     checkpoint: Checkpoint
-    dtype: Dtype = Field(description="The dtype in which a cell runs unless its feature overrides.")
-    max_model_len: int = Field(ge=16, description="Tokens, prompt and output together.")
+    dtype: Dtype = Field(
+        default="float32",
+        description="The dtype in which a cell runs unless its feature overrides.",
+    )
+    max_model_len: int = Field(
+        default=512, ge=16, description="Tokens, prompt and output together."
+    )
     parameters: int | None = Field(default=None, ge=1, description="Number of weights.")
     engine: dict[str, JsonValue] = Field(
         default_factory=dict, description="Keyword arguments for vllm.LLM that the model needs."
@@ -114,8 +141,10 @@ class Model(Strict):
 
     @property
     def stand_in(self) -> bool:
-        """Whether the weights are random, so that only equality with a reference means anything."""
-        return self.checkpoint.kind == "stand-in"
+        """Whether no real weights stand behind it: random ones, with which only equality with a
+        reference means anything, or none.
+        """
+        return self.checkpoint.kind in ("stand-in", "none")
 
 
 class Feature(Strict):
@@ -194,6 +223,9 @@ class Match(Strict):
     hardware: tuple[str, ...] | None = None
     applies: bool | None = Field(
         default=None, description="Whether the feature's applies_to holds the model's task."
+    )
+    claimed: bool | None = Field(
+        default=None, description="Whether the model's list of features, if any, has the feature."
     )
 
     @model_validator(mode="after")

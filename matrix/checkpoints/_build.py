@@ -65,6 +65,12 @@ def build(model: Model, folder: Path) -> None:
         _build_gguf(checkpoint, folder)
     elif checkpoint.kind == "hub":
         _hub.build(checkpoint, folder)
+    elif checkpoint.kind == "none":
+        raise CheckpointError(
+            f"{model.name} has no checkpoint.",
+            why="It stands in the matrix for the rule that says why it is not supported.",
+            fix=f"`python -m matrix list '{model.name}/*'` gives the reason.",
+        )
     else:
         raise CheckpointError(f"{model.name}: unknown kind of checkpoint {checkpoint.kind!r}.")
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 NORM_SPREAD = 0.1
 """Standard deviation added to norm weights and biases, so that an ignored one is noticed."""
 
+LAST_NORM = r"(model\.)?(language_model\.)?(model\.)?(norm|final_layernorm)\.weight"
+"""The parameter that scales the logits, by the names that the families give it."""
+
 TRIAL_TOKENS = 32
 VARIED_TOKENS = 4
 """Different tokens in a trial, on average over its prompts, below which a recipe is refused."""
@@ -47,15 +50,16 @@ def build(recipe: StandInCheckpoint, folder: Path) -> None:
             raise _refused(recipe, error) from error
         _spread(torch, model)
     model.eval()
-    _require_varied(torch, model, recipe)
-    model.generation_config = transformers.GenerationConfig(
-        do_sample=False,
-        **{
-            key: getattr(config, key)
-            for key in ("bos_token_id", "eos_token_id", "pad_token_id")
-            if getattr(config, key, None) is not None
-        },
-    )
+    if model.can_generate():
+        _require_varied(torch, model, recipe)
+        model.generation_config = transformers.GenerationConfig(
+            do_sample=False,
+            **{
+                key: getattr(config, key)
+                for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+                if getattr(config, key, None) is not None
+            },
+        )
     model.save_pretrained(folder)
     length = getattr(config, "max_position_embeddings", 2048)
     _tokenizers.save(recipe.tokenizer, folder, length)
@@ -82,7 +86,7 @@ def _spread(torch: Any, model: Any) -> None:
         for name, weight in sorted(model.named_parameters()):
             if weight.dim() != 1:
                 continue
-            if re.fullmatch(r"(model\.)?norm\.weight", name):
+            if re.fullmatch(LAST_NORM, name):
                 # Families that multiply by (1 + weight) start at zero, the others at one.
                 weight.sub_(1.0).add_(torch.randn_like(weight), alpha=OUTPUT_GAIN)
             else:

@@ -18,8 +18,9 @@ class Override:
 
     Attributes:
         kind: ``custom-op`` (a class replaced by name), ``ir-op`` (a provider of an IR operator),
+            ``torch-op`` (an operator that vLLM's compiled library would define),
             ``triton-kernel`` (a kernel replaced by name) or ``attention-backend``.
-        target: the qualified name in vLLM.
+        target: the qualified name in vLLM; an attention backend that vLLM has no name for gets one.
         implementation: the qualified name here.
         operator: the CANN operator that a call launches.
     """
@@ -31,6 +32,7 @@ class Override:
 
 
 _ROTARY = "vllm.model_executor.layers.rotary_embedding"
+_MOE = "vllm.model_executor.layers.fused_moe"
 _OPS = "vllm_ascend.ops"
 
 OVERRIDES: tuple[Override, ...] = (
@@ -84,6 +86,24 @@ OVERRIDES: tuple[Override, ...] = (
         "aclnnRopeWithSinCosCacheV2",
     ),
     Override(
+        "torch-op",
+        "torch.ops._moe_C.topk_softmax",
+        f"{_OPS}.routing.topk_softmax",
+        "aclnnMoeGatingTopK",
+    ),
+    Override(
+        "torch-op",
+        "torch.ops._moe_C.topk_sigmoid",
+        f"{_OPS}.routing.topk_sigmoid",
+        "aclnnMoeGatingTopK",
+    ),
+    Override(
+        "custom-op",
+        f"{_MOE}.unquantized_fused_moe_method.UnquantizedFusedMoEMethod",
+        f"{_OPS}.experts.AscendUnquantizedFusedMoEMethod",
+        "aclnnGroupedMatmulV5",
+    ),
+    Override(
         "triton-kernel",
         "vllm.v1.worker.block_table.ComputeSlotMappingKernel.kernel",
         f"{_OPS}.slot_mapping.compute_slot_mapping",
@@ -93,6 +113,12 @@ OVERRIDES: tuple[Override, ...] = (
         "attention-backend",
         "vllm.v1.attention.backends.registry.AttentionBackendEnum.CUSTOM",
         "vllm_ascend.attention.backend.AscendAttentionBackend",
+        "aclnnFusedInferAttentionScore*",
+    ),
+    Override(
+        "attention-backend",
+        "vllm.v1.attention.backends.registry.AttentionBackendEnum.ASCEND_LATENT",
+        "vllm_ascend.attention.latent.AscendLatentBackend",
         "aclnnFusedInferAttentionScore*",
     ),
 )
@@ -124,18 +150,28 @@ def _register_custom_op(override: Override) -> None:
 
 
 def _register_attention_backend(override: Override) -> None:
-    from vllm.v1.attention.backends.registry import register_backend
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
-    register_backend(resolve(override.target), override.implementation)  # type: ignore[arg-type]
+    name = override.target.rpartition(".")[2]
+    register_backend(getattr(AttentionBackendEnum, name, name), override.implementation)
 
 
 def _register_ir_op(override: Override) -> None:
     resolve(override.implementation)  # registers itself by decorator
 
 
+def _register_torch_op(override: Override) -> None:
+    from vllm_ascend.ops.routing import LIBRARY, SCHEMAS
+
+    name = override.target.rpartition(".")[2]
+    LIBRARY.define(name + SCHEMAS[name])
+    LIBRARY.impl(name, resolve(override.implementation), "PrivateUse1")
+
+
 _REGISTER: dict[str, Callable[[Override], None]] = {
     "custom-op": _register_custom_op,
     "ir-op": _register_ir_op,
+    "torch-op": _register_torch_op,
     "attention-backend": _register_attention_backend,
 }
 

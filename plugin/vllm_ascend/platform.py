@@ -13,6 +13,8 @@ from vllm_ascend.chips import chip
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.config.kernel import IrOpPriorityConfig
+    from vllm.v1.attention.backends.mla.prefill.base import MLAPrefillBackend
+    from vllm.v1.attention.backends.mla.prefill.selector import MLAPrefillSelectorConfig
     from vllm.v1.attention.backends.registry import AttentionBackendEnum
     from vllm.v1.attention.selector import AttentionSelectorConfig
 
@@ -108,9 +110,16 @@ class NPUPlatform(Platform):
         attn_selector_config: AttentionSelectorConfig,
         num_heads: int | None = None,
     ) -> str:
+        from vllm.v1.attention.backend import AttentionBackend
+
         from vllm_ascend.attention.backend import AscendAttentionBackend
 
-        reasons = AscendAttentionBackend.validate_configuration(
+        backend: type[AttentionBackend] = AscendAttentionBackend
+        if attn_selector_config.use_mla:
+            from vllm_ascend.attention.latent import AscendLatentBackend
+
+            backend = AscendLatentBackend
+        reasons = backend.validate_configuration(
             device_capability=None,  # type: ignore[arg-type]  # an NPU has no compute capability
             **attn_selector_config._asdict(),
         )
@@ -119,7 +128,15 @@ class NPUPlatform(Platform):
                 f"Attention of this model cannot run on an NPU: {', '.join(reasons)} "
                 f"({attn_selector_config})."
             )
-        return "vllm_ascend.attention.backend.AscendAttentionBackend"
+        return f"{backend.__module__}.{backend.__qualname__}"
+
+    @classmethod
+    def get_mla_prefill_backend_cls(
+        cls, mla_selector_config: MLAPrefillSelectorConfig
+    ) -> type[MLAPrefillBackend]:
+        from vllm_ascend.attention.latent import NoPrefillBackend
+
+        return NoPrefillBackend
 
     @classmethod
     def get_device_communicator_cls(cls) -> str:

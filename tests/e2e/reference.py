@@ -161,6 +161,11 @@ class Reference:
         question = {"embed": list(prompt), "pooling": pooling}
         return list(self._answer(question, lambda: self._embed(list(prompt), pooling))["vector"])
 
+    def scores(self, prompt: Sequence[int]) -> list[float]:
+        """Return what the classification head gives for a prompt, before any activation."""
+        question = {"scores": list(prompt)}
+        return list(self._answer(question, lambda: self._scores(list(prompt)))["scores"])
+
     def decisive(self, count: int, length: int) -> list[Scored]:
         """Return greedy continuations of `count` short prompts without a near tie.
 
@@ -184,10 +189,13 @@ class Reference:
 
     @cached_property
     def _model(self) -> Any:
+        """The checkpoint as the class that it names."""
         import torch
-        from transformers import AutoModelForCausalLM
+        import transformers
 
-        return AutoModelForCausalLM.from_pretrained(self.checkpoint, dtype=torch.float32).eval()
+        config = transformers.AutoConfig.from_pretrained(self.checkpoint)
+        cls = getattr(transformers, config.architectures[0])
+        return cls.from_pretrained(self.checkpoint, dtype=torch.float32).eval()
 
     def _generate(self, prompts: list[list[int]], length: int) -> list[Scored]:
         """Generate in one batch, and keep what a forward pass of each sequence alone confirms."""
@@ -282,6 +290,12 @@ class Reference:
             hidden = self._model.base_model(torch.tensor([prompt])).last_hidden_state[0]
         pooled = {"LAST": hidden[-1], "CLS": hidden[0], "MEAN": hidden.mean(0)}[pooling]
         return {"vector": torch.nn.functional.normalize(pooled, dim=-1).tolist()}
+
+    def _scores(self, prompt: list[int]) -> dict[str, list[float]]:
+        import torch
+
+        with torch.inference_mode():
+            return {"scores": self._model(torch.tensor([prompt])).logits[0].tolist()}
 
     # --------------------------------------------------------------------------------- keeping
 

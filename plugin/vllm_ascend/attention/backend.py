@@ -1,12 +1,12 @@
-"""Paged attention by CANN's fused inference attention: prefill, decode, chunked prefill and
-sliding window in one call a layer.
+"""Attention by CANN's fused inference attention, one call a layer: prefill, decode, chunked prefill
+and sliding window over a paged cache, cross attention over an encoder's, and encoders without one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch_npu
@@ -33,6 +33,9 @@ token (CANN's operator documentation, aclnnFusedInferAttentionScore, ``blockSize
 
 MASK_SIZE = 2048
 """Side of the compressed causal mask that sparse modes 2, 3 and 4 take."""
+
+ALL = 0
+"""Sparse mode without a mask: every row sees every key."""
 
 CAUSAL = 3
 """Sparse mode: causal, the last query row standing at the last key."""
@@ -63,6 +66,7 @@ class AscendMetadata:
         seq_lens: keys of each request, those of this step included (host).
         block_table: [requests, blocks a request], int32, on the device.
         slot_mapping: [tokens], the cache slot of each new token; negative is padding.
+        causal: whether a query sees only the keys up to its own.
     """
 
     num_tokens: int
@@ -70,6 +74,7 @@ class AscendMetadata:
     seq_lens: list[int]
     block_table: torch.Tensor
     slot_mapping: torch.Tensor
+    causal: bool = True
 
 
 class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
@@ -101,6 +106,7 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
             seq_lens=seq_lens[: common.num_reqs].tolist(),
             block_table=common.block_table_tensor[: common.num_reqs],
             slot_mapping=common.slot_mapping,
+            causal=common.causal,
         )
 
 
@@ -122,6 +128,7 @@ class AscendAttentionImpl(AttentionImpl[AscendMetadata]):
         logits_soft_cap: float | None = None,
         attn_type: str = AttentionType.DECODER,
         kv_sharing_target_layer_name: str | None = None,
+        sinks: torch.Tensor | None = None,
     ) -> None:
         if alibi_slopes is not None:
             raise NotImplementedError("ALiBi is not supported by fused inference attention")
@@ -137,6 +144,7 @@ class AscendAttentionImpl(AttentionImpl[AscendMetadata]):
         self.kv_cache_dtype = kv_cache_dtype
         self.attn_type = attn_type
         self.kv_sharing_target_layer_name = kv_sharing_target_layer_name
+        self.sinks = sinks
 
     def caches(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The key and the value cache, each [blocks, block_size, kv_heads, head_size], contiguous.
@@ -187,34 +195,80 @@ class AscendAttentionImpl(AttentionImpl[AscendMetadata]):
         if attn_metadata is None:  # profiling run: no cache yet
             return output.zero_()
         tokens = attn_metadata.num_tokens
-        key_cache, value_cache = self.caches(kv_cache)
-        blocks, block_size = key_cache.shape[:2]
-        torch_npu.npu_fused_infer_attention_score.out(
+        keys: dict[str, Any]
+        if self.attn_type in (AttentionType.ENCODER, AttentionType.ENCODER_ONLY):
+            keys = {"key": key[:tokens], "value": value[:tokens]}
+            key_lengths = attn_metadata.query_ends
+        else:
+            key_cache, value_cache = self.caches(kv_cache)
+            keys = {
+                "key": key_cache.flatten(2),
+                "value": value_cache.flatten(2),
+                "block_table": attn_metadata.block_table,
+                "block_size": key_cache.shape[1],
+            }
+            key_lengths = attn_metadata.seq_lens
+        self._attend(
             query[:tokens],
-            key_cache.view(blocks, block_size, -1),
-            value_cache.view(blocks, block_size, -1),
-            atten_mask=causal_mask(query.device),
-            actual_seq_lengths=attn_metadata.query_ends,
-            actual_seq_lengths_kv=attn_metadata.seq_lens,
-            block_table=attn_metadata.block_table,
-            num_heads=self.num_heads,
-            num_key_value_heads=self.num_kv_heads,
-            scale=self.scale,
-            input_layout="TND",
-            block_size=block_size,
-            **self._window(),
-            out=[output[:tokens], unused_lse(query.device)],
+            attn_metadata.query_ends,
+            key_lengths,
+            output[:tokens],
+            **keys,
+            **self._mask(query.device, attn_metadata.causal),
         )
         return output
 
-    def _window(self) -> dict[str, int]:
+    def _attend(
+        self,
+        query: torch.Tensor,
+        query_lengths: list[int],
+        key_lengths: list[int],
+        output: torch.Tensor,
+        **options: Any,
+    ) -> None:
+        """Calls the operator, whose second version, with other names, is the one with sinks."""
+        options |= {"num_key_value_heads": self.num_kv_heads, "input_layout": "TND"}
+        out = [output, unused_lse(query.device)]
+        if self.sinks is None:
+            torch_npu.npu_fused_infer_attention_score.out(
+                query,
+                actual_seq_lengths=query_lengths,
+                actual_seq_lengths_kv=key_lengths,
+                num_heads=self.num_heads,
+                scale=self.scale,
+                **options,
+                out=out,
+            )
+        else:
+            torch_npu.npu_fused_infer_attention_score_v2.out(
+                query,
+                actual_seq_qlen=query_lengths,
+                actual_seq_kvlen=key_lengths,
+                num_query_heads=self.num_heads,
+                softmax_scale=self.scale,
+                learnable_sink=self.sinks,
+                **options,
+                out=out,
+            )
+
+    def _mask(self, device: torch.device, causal: bool) -> dict[str, Any]:
+        """Which keys a row sees: all up to its own (of a window), or all (of a window)."""
         if self.sliding_window is None:
-            return {"sparse_mode": CAUSAL}
-        return {"sparse_mode": BAND, "pre_tokens": self.sliding_window - 1, "next_tokens": 0}
+            rule = {"sparse_mode": CAUSAL if causal else ALL}
+        else:
+            before = self.sliding_window - 1
+            rule = {
+                "sparse_mode": BAND,
+                "pre_tokens": before,
+                "next_tokens": 0 if causal else before,
+            }
+        if rule["sparse_mode"] == ALL:
+            return rule
+        return {**rule, "atten_mask": causal_mask(device)}
 
 
 class AscendAttentionBackend(AttentionBackend):
-    """Decoder attention over a paged cache."""
+    """Attention of decoders over a paged cache, and of encoders."""
 
     supported_dtypes: ClassVar[list[torch.dtype]] = [torch.float16, torch.bfloat16, torch.float32]
     forward_includes_kv_cache_update = False
@@ -243,6 +297,14 @@ class AscendAttentionBackend(AttentionBackend):
 
     @classmethod
     def supports_sliding_window(cls) -> bool:
+        return True
+
+    @classmethod
+    def supports_sink(cls) -> bool:
+        return True
+
+    @classmethod
+    def supports_attn_type(cls, attn_type: str) -> bool:
         return True
 
     @classmethod

@@ -22,7 +22,8 @@ _NO_SECTIONS = [0, 0, 0]
 class _Fused:
     """Rotates query and key in one launch.
 
-    positions: [tokens], int64; query: [tokens, heads * head_size]; key: the same with its heads.
+    positions: [tokens], int64; query: [tokens, heads * head_size] or [tokens, heads, head_size];
+    key: the same with its heads.
     """
 
     def forward_oot(
@@ -33,8 +34,8 @@ class _Fused:
         table = self._match_cos_sin_cache_dtype(query)  # type: ignore[attr-defined]
         rotated = torch_npu.npu_mrope(
             positions.flatten(),
-            query.reshape(-1, query.shape[-1]),
-            key.reshape(-1, key.shape[-1]),
+            query.reshape(positions.numel(), -1),
+            key.reshape(positions.numel(), -1),
             table,
             self.head_size,  # type: ignore[attr-defined]
             mrope_section=_NO_SECTIONS,

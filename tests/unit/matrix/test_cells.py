@@ -29,14 +29,43 @@ def test_every_model_has_supported_cells_on_every_cann_version() -> None:
     loaded = matrix.load()
     cells = matrix.expand(loaded)
     supported = {(c.model.name, c.cann.version) for c in cells if c.unsupported is None}
-    assert supported == {(model, cann) for model in loaded.models for cann in loaded.cann}
+    ruled_out = {
+        name
+        for rule in loaded.rules
+        if rule.effect == "unsupported"
+        for name in rule.when.model or ()
+    }
+    served = set(loaded.models) - ruled_out
+    assert supported == {(model, cann) for model in served for cann in loaded.cann}
 
 
 def test_pooling_and_generation_exclude_each_other() -> None:
     for cell in matrix.expand(matrix.load()):
-        applies = (cell.feature.name == "embedding") == (cell.model.task == "embed")
-        effect = cell.unsupported.effect if cell.unsupported else None
-        assert (effect == "not-applicable") == (not applies), cell.id
+        if cell.unsupported and cell.unsupported.name not in (
+            "pooling-generates-nothing",
+            "generation-has-no-embedding",
+        ):
+            continue
+        task = {"embedding": "embed", "scoring": "classify"}.get(cell.feature.name, "generate")
+        assert (cell.unsupported is not None) == (cell.model.task != task), cell.id
+
+
+def test_a_feature_that_a_model_does_not_list_is_claimed_elsewhere(data: Data) -> None:
+    cells = {cell.id: cell for cell in matrix.expand(matrix.load())}
+    listed, other = (cells[f"qwen2/{f}/cann-9.1.0/a2"] for f in ("base", "logprobs"))
+    assert listed.unsupported is None
+    assert other.unsupported is not None
+    assert other.unsupported.effect == "not-applicable"
+    data.replace("rules.yaml", "when: {claimed: false}", "when: {claimed: true, model: [baichuan]}")
+    assert "no rule explains why" in str(data.error())
+
+
+def test_a_model_without_a_checkpoint_needs_a_rule(data: Data) -> None:
+    data.replace(
+        "rules.yaml", "when: {model: [baichuan, minimax-text-01]}", "when: {model: [llama]}"
+    )
+    assert "baichuan/base" in str(data.error())
+    assert "kind: none" in str(data.error())
 
 
 @pytest.mark.parametrize(

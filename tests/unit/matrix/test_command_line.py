@@ -71,7 +71,7 @@ def test_show_has_what_a_runner_needs(run: Run) -> None:
 
 
 def test_misspelt_feature_ends_with_code_2(run: Run, data: Data) -> None:
-    data.replace("rules.yaml", "feature: [embedding]", "feature: [embeding]")
+    data.replace("rules.yaml", "feature: [embedding,", "feature: [embeding,")
     code, _, err = run("--root", data.root, "check")
     assert code == 2
     assert "rules.yaml" in err

@@ -22,7 +22,12 @@ def test_pattern_selects_supported_cells_only(
     loaded: matrix.Matrix, cells: list[matrix.Cell]
 ) -> None:
     chosen = matrix.select(loaded, cells, ["qwen3*/*/cann-9.1.0/a2"])
-    assert {cell.model.name for cell in chosen} == {"qwen3", "qwen3-embedding"}
+    assert {cell.model.name for cell in chosen} == {
+        "qwen3",
+        "qwen3-embedding",
+        "qwen3-moe",
+        "qwen3-reranker",
+    }
     assert all(cell.unsupported is None for cell in chosen)
     assert [c.id for c in chosen] == [c.id for c in cells if c in chosen], "in matrix order"
 
@@ -81,7 +86,14 @@ def test_smoke_covers_what_a_newcomer_should_see(
     assert 20 <= len(smoke) <= 26, "a newcomer waits for it, and so does every change"
     assert {cell.cann.version for cell in smoke} > {"9.1.0"}
     assert {cell.hardware.name for cell in smoke} > {"a2"}
-    assert {cell.model.name for cell in smoke} >= {"smollm2-135m", "qwen3", "llama", "gemma3"}
+    assert {cell.model.name for cell in smoke} >= {
+        "smollm2-135m",
+        "qwen3",
+        "llama",
+        "gemma3",
+        "qwen3-moe",
+        "bge-reranker",
+    }
     assert {cell.feature.name for cell in smoke} == set(loaded.features)
     assert any(cell.feature.transport == "http" for cell in smoke)
 

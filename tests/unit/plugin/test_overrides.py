@@ -6,9 +6,11 @@ gives what vLLM's own form gives on the CPU.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from importlib.metadata import entry_points
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +18,15 @@ from cannsim import counters
 from vllm import ir
 from vllm.config import DeviceConfig, VllmConfig, set_current_vllm_config
 from vllm.model_executor.layers.activation import GeluAndMul, SiluAndMul
+from vllm.model_executor.layers.fused_moe.activation import MoEActivation
+from vllm.model_executor.layers.fused_moe.config import (
+    FusedMoEConfig,
+    FusedMoEParallelConfig,
+    RoutingMethodType,
+)
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
+    UnquantizedFusedMoEMethod,
+)
 from vllm.model_executor.layers.layernorm import GemmaRMSNorm
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
 from vllm.model_executor.layers.rotary_embedding.linear_scaling_rope import (
@@ -25,9 +36,11 @@ from vllm.model_executor.layers.rotary_embedding.llama3_rope import Llama3Rotary
 from vllm.model_executor.layers.rotary_embedding.yarn_scaling_rope import (
     YaRNScalingRotaryEmbedding,
 )
+from vllm.v1.attention.backend import AttentionType
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.worker.block_table import BlockTable
-from vllm_ascend.attention.backend import AscendMetadata
+from vllm_ascend.attention.backend import AscendAttentionImpl, AscendMetadata
+from vllm_ascend.attention.latent import AscendLatentMetadata
 from vllm_ascend.overrides import (
     OVERRIDES,
     Override,
@@ -71,9 +84,10 @@ def rotary(kind: type, *arguments: object) -> Callable[[], Pairs]:
     def call() -> Pairs:
         layer = kind(HEAD, HEAD, 64, 10000.0, True, *arguments)
         positions = torch.arange(3, 3 + TOKENS)
-        return same_layer(
-            layer, positions, torch.randn(TOKENS, HEADS * HEAD), torch.randn(TOKENS, HEAD)
-        )
+        query, key = torch.randn(TOKENS, HEADS * HEAD), torch.randn(TOKENS, HEAD)
+        by_head = (query.view(TOKENS, HEADS, HEAD), key.view(TOKENS, 1, HEAD))
+        pairs = same_layer(layer, positions, query, key)
+        return pairs + same_layer(layer.cpu(), positions, *by_head)
 
     return call
 
@@ -130,6 +144,127 @@ def attention() -> Pairs:
     return [(given.float(), expected.transpose(0, 1))]
 
 
+def latent_attention() -> Pairs:
+    """Two requests over a cache of latents: a prefill of three tokens and a decode of one."""
+    rank, size, heads = 512, 64, 2
+    impl = object.__new__(AttentionBackendEnum.ASCEND_LATENT.get_class().get_impl_cls())
+    impl.kv_lora_rank, impl.qk_rope_head_dim, impl.num_heads, impl.scale = rank, size, heads, 0.1
+    cache = torch.zeros(3, 128, rank + size, device="npu", dtype=torch.bfloat16)
+    latent, rotated = torch.randn(5, rank).bfloat16(), torch.randn(5, 1, size).bfloat16()
+    slots = torch.tensor([128, 129, 130, 256, 257], device="npu")
+    impl.do_kv_cache_update(latent.npu(), rotated.npu(), cache, slots, "auto", None)
+    query = torch.randn(4, heads, rank).bfloat16(), torch.randn(4, heads, size).bfloat16()
+    table = torch.tensor([[1], [2]], dtype=torch.int32, device="npu")
+    metadata = AscendLatentMetadata(
+        num_tokens=4,
+        query_ends=[3, 4],
+        seq_lens=[3, 2],
+        block_table=table,
+        slot_mapping=slots,
+        num_actual_tokens=4,
+        num_decodes=2,
+        num_decode_tokens=4,
+    )
+    given, _ = impl.forward_mqa(tuple(x.npu() for x in query), cache, metadata, None)
+    whole, keys = torch.cat(query, -1).float(), torch.cat([latent, rotated[:, 0]], -1).float()
+    sees = torch.tensor([[1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [0, 0, 0, 1, 1]]).bool()
+    scores = torch.einsum("thd,kd->htk", whole, keys).mul(impl.scale).where(sees, -torch.inf)
+    return [(given.float(), torch.einsum("htk,kd->thd", scores.softmax(-1), latent.float()))]
+
+
+def gating(name: str, *extra: object) -> Callable[[], Pairs]:
+    """Scores with and without bias, made to add up to one or not; experts come in any order."""
+
+    def call() -> Pairs:
+        pairs: Pairs = []
+        logits = torch.randn(TOKENS, 8)
+        scores = logits.softmax(-1) if name == "topk_softmax" else logits.sigmoid()
+        for bias in (None, torch.randn(8)):
+            for renormalise in (False, True):
+                weights = torch.empty(TOKENS, 3, device="npu")
+                experts = torch.empty(TOKENS, 3, dtype=torch.int32, device="npu")
+                arguments = (logits.npu(), renormalise, None if bias is None else bias.npu())
+                operator = getattr(torch.ops._moe_C, name)
+                operator(weights, experts, experts.clone(), *arguments, *extra, None)
+                chosen = (scores if bias is None else scores + bias).topk(3).indices
+                expected = scores.gather(1, chosen)
+                if renormalise:
+                    expected = expected / expected.sum(-1, keepdim=True)
+                spread = torch.zeros(TOKENS, 8).scatter(1, chosen, expected)
+                found = torch.zeros(TOKENS, 8).scatter(1, experts.cpu().long(), weights.cpu())
+                pairs.append((found, spread))
+        return pairs
+
+    return call
+
+
+def experts_of(
+    activation: MoEActivation, *, bias: bool
+) -> tuple[UnquantizedFusedMoEMethod, object]:
+    """The method that vLLM's name gives, and a layer with four experts of its weights."""
+    config = FusedMoEConfig(
+        num_experts=4,
+        experts_per_token=2,
+        hidden_dim=HIDDEN,
+        intermediate_size=HEAD,
+        num_local_experts=4,
+        num_logical_experts=4,
+        activation=activation,
+        device="npu",
+        routing_method=RoutingMethodType.Renormalize,
+        moe_parallel_config=FusedMoEParallelConfig.make_no_parallel(),
+        in_dtype=torch.float32,
+        has_bias=bias,
+    )
+    layer = SimpleNamespace(
+        activation=activation,
+        expert_map=None,
+        apply_router_weight_on_input=False,
+        w13_weight=torch.randn(4, 2 * HEAD, HIDDEN),
+        w2_weight=torch.randn(4, HIDDEN, HEAD),
+    )
+    if bias:
+        layer.w13_bias, layer.w2_bias = torch.randn(4, 2 * HEAD), torch.randn(4, HIDDEN)
+    return UnquantizedFusedMoEMethod(config), layer
+
+
+def clamped(x: torch.Tensor) -> torch.Tensor:
+    """gpt-oss: gates and values alternate, both clamped; values get one added."""
+    gate, value = x[..., ::2].clamp(max=7), x[..., 1::2].clamp(-7, 7)
+    return gate * (1.702 * gate).sigmoid() * (value + 1)
+
+
+def experts() -> Pairs:
+    pairs: Pairs = []
+    forms = ((MoEActivation.SILU, False), (MoEActivation.GELU_TANH, False))
+    plain = {
+        MoEActivation.SILU: torch.nn.functional.silu,
+        MoEActivation.GELU_TANH: lambda x: torch.nn.functional.gelu(x, approximate="tanh"),
+    }
+    for activation, bias in (*forms, (MoEActivation.SWIGLUOAI, True)):
+        method, layer = experts_of(activation, bias=bias)
+        x, weights = torch.randn(TOKENS, HIDDEN), torch.rand(TOKENS, 2)
+        ids = torch.tensor([[0, 1], [3, 1], [1, 0], [3, 0], [1, 3]])  # nobody takes expert 2
+        expected = torch.zeros(TOKENS, HIDDEN)
+        for token, choice in itertools.product(range(TOKENS), range(2)):
+            expert = ids[token, choice]
+            hidden = layer.w13_weight[expert] @ x[token]
+            hidden = hidden + layer.w13_bias[expert] if bias else hidden
+            if activation in plain:
+                hidden = plain[activation](hidden[:HEAD]) * hidden[HEAD:]
+            else:
+                hidden = clamped(hidden)
+            result = layer.w2_weight[expert] @ hidden
+            result = result + layer.w2_bias[expert] if bias else result
+            expected[token] += weights[token, choice] * result
+        placed = SimpleNamespace(
+            **{k: v.npu() if isinstance(v, torch.Tensor) else v for k, v in vars(layer).items()}
+        )
+        given = method.apply(placed, x.npu(), weights.npu(), ids.int().npu(), None, None)
+        pairs.append((given / expected.abs().max(), expected / expected.abs().max()))
+    return pairs
+
+
 CALLS: dict[str, Callable[[], Pairs]] = {
     "vllm.ir.ops.rms_norm": ir_operator("rms_norm"),
     "vllm.ir.ops.fused_add_rms_norm": ir_operator("fused_add_rms_norm"),
@@ -150,6 +285,10 @@ CALLS: dict[str, Callable[[], Pairs]] = {
     ),
     "vllm.v1.worker.block_table.ComputeSlotMappingKernel.kernel": slot_mapping,
     "vllm.v1.attention.backends.registry.AttentionBackendEnum.CUSTOM": attention,
+    "vllm.v1.attention.backends.registry.AttentionBackendEnum.ASCEND_LATENT": latent_attention,
+    "torch.ops._moe_C.topk_softmax": gating("topk_softmax"),
+    "torch.ops._moe_C.topk_sigmoid": gating("topk_sigmoid", 1.0),
+    f"{LAYERS}.fused_moe.unquantized_fused_moe_method.UnquantizedFusedMoEMethod": experts,
 }
 
 
@@ -206,3 +345,67 @@ def test_a_layer_that_does_not_fit_takes_vllms_own_form() -> None:
     assert not provider.supports_args(x, weight.bfloat16(), 1e-6)
     assert not provider.supports_args(x, None, 1e-6)
     assert not provider.supports_args(x, weight, 1e-6, HIDDEN // 2)
+
+
+def test_an_activation_of_experts_that_is_not_there_is_named() -> None:
+    method, layer = experts_of(MoEActivation.RELU2, bias=False)
+    with pytest.raises(NotImplementedError, match=r"'relu2'.*silu"):
+        method.apply(layer, torch.randn(1, HIDDEN), None, None, None, None)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_an_encoder_sees_all_keys_of_its_own_request(window: int | None) -> None:
+    impl = AscendAttentionImpl(
+        HEADS, HEAD, 0.2, sliding_window=window, attn_type=AttentionType.ENCODER_ONLY
+    )
+    query, key, value = torch.randn(3, TOKENS, HEADS, HEAD).bfloat16()
+    empty = torch.empty(0, device="npu")
+    metadata = AscendMetadata(TOKENS, [2, TOKENS], [2, TOKENS - 2], empty, empty, causal=False)
+    output = torch.empty_like(query).npu()
+    given = impl.forward(None, query.npu(), key.npu(), value.npu(), empty, metadata, output)
+    place = torch.arange(TOKENS)
+    sees = (place[:, None] < 2) == (place[None] < 2)
+    if window is not None:
+        sees &= (place[:, None] - place[None]).abs() < window
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *(x.float().transpose(0, 1) for x in (query, key, value)), attn_mask=sees, scale=0.2
+    )
+    torch.testing.assert_close(given.cpu().float(), expected.transpose(0, 1), atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("sink", [-20.0, 1.0])
+def test_a_sink_takes_its_share_of_the_weights(sink: float) -> None:
+    """One query over one key: the value times the key's share beside the sink."""
+    impl = AscendAttentionImpl(HEADS, 64, 0.0, sinks=torch.full((HEADS,), sink).bfloat16().npu())
+    query, key, value = torch.randn(3, 1, HEADS, 64).bfloat16()
+    cache = torch.zeros(1, 128, HEADS, 128, device="npu", dtype=torch.bfloat16).transpose(1, 2)
+    slots = torch.zeros(1, dtype=torch.int64, device="npu")
+    impl.do_kv_cache_update(None, key.npu(), value.npu(), cache, slots)
+    table = torch.zeros(1, 1, dtype=torch.int32, device="npu")
+    metadata = AscendMetadata(1, [1], [1], table, slots)
+    output = torch.empty_like(query).npu()
+    given = impl.forward(None, query.npu(), key.npu(), value.npu(), cache, metadata, output)
+    share = torch.tensor([0.0, sink]).softmax(-1)[0]
+    torch.testing.assert_close(given.cpu().float(), value.float() * share, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("computed", [0, 3])
+def test_cross_attention_sees_the_whole_encoder(computed: int) -> None:
+    """The decoder's place does not matter: every row sees all of the encoder's keys."""
+    impl = AscendAttentionImpl(HEADS, HEAD, 0.2, attn_type=AttentionType.ENCODER_DECODER)
+    keys, values = torch.randn(2, 6, HEADS, HEAD).bfloat16()
+    cache = torch.zeros(1, 128, HEADS, 2 * HEAD, device="npu", dtype=torch.bfloat16)
+    cache = cache.transpose(1, 2)  # heads are the last but one in memory
+    slots = torch.arange(6, device="npu")
+    impl.do_kv_cache_update(None, keys.npu(), values.npu(), cache, slots)
+    rows = 1 if computed else 4
+    query = torch.randn(rows, HEADS, HEAD).bfloat16()
+    table = torch.zeros(1, 1, dtype=torch.int32, device="npu")
+    metadata = AscendMetadata(rows, [rows], [6], table, slots, causal=False)
+    given = impl.forward(
+        None, query.npu(), None, None, cache, metadata, torch.empty_like(query).npu()
+    )
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *(x.float().transpose(0, 1) for x in (query, keys, values)), scale=0.2
+    )
+    torch.testing.assert_close(given.cpu().float(), expected.transpose(0, 1), atol=1e-2, rtol=1e-2)

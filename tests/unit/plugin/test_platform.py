@@ -51,9 +51,9 @@ def test_a_dtype_that_the_chip_lacks_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"use_mla": True}, "MLA"),
-        ({"has_sink": True}, "sink"),
-        ({"attn_type": "encoder_only"}, "encoder_only"),
+        ({"use_mla": True, "head_size": 320}, "head_size"),
+        ({"use_sparse": True}, "sparse"),
+        ({"use_mm_prefix": True}, "multimodal"),
     ],
 )
 def test_attention_that_is_not_supported_says_why(change: dict, words: str) -> None:
