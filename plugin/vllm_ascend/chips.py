@@ -46,7 +46,9 @@ CHIPS: tuple[Chip, ...] = (
         lacks=frozenset(
             {
                 "npu_fused_infer_attention_score",
+                "npu_fused_infer_attention_score_v2",
                 "npu_gemma_rms_norm",
+                "npu_grouped_matmul",
                 "npu_mrope",
                 "npu_scatter_pa_kv_cache",
             }

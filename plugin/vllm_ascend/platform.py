@@ -115,7 +115,7 @@ class NPUPlatform(Platform):
         from vllm_ascend.attention.backend import AscendAttentionBackend
 
         backend: type[AttentionBackend] = AscendAttentionBackend
-        if attn_selector_config.use_mla:
+        if attn_selector_config.use_mla and chip().has("npu_fused_infer_attention_score"):
             from vllm_ascend.attention.latent import AscendLatentBackend
 
             backend = AscendLatentBackend

@@ -301,11 +301,12 @@ class AscendAttentionBackend(AttentionBackend):
 
     @classmethod
     def supports_sink(cls) -> bool:
-        return True
+        return chip().has("npu_fused_infer_attention_score_v2")
 
     @classmethod
     def supports_attn_type(cls, attn_type: str) -> bool:
-        return True
+        fused = chip().has("npu_fused_infer_attention_score")
+        return fused or attn_type == AttentionType.DECODER
 
     @classmethod
     def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:

@@ -10,9 +10,13 @@ import torch
 import torch_npu
 from torch import Tensor
 from vllm.model_executor.layers.fused_moe.activation import MoEActivation
+from vllm.model_executor.layers.fused_moe.config import FusedMoEConfig
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
     UnquantizedFusedMoEMethod,
 )
+
+from vllm_ascend.chips import chip
+from vllm_ascend.platform import UnsupportedOnNPU
 
 ROWS = 0
 """Grouped products over groups of rows of x."""
@@ -39,6 +43,13 @@ ACTIVATIONS: dict[MoEActivation, Callable[[Tensor], Tensor]] = {
 
 class AscendUnquantizedFusedMoEMethod(UnquantizedFusedMoEMethod):
     """Experts in the dtype of the model; weights keep the layout in which they are loaded."""
+
+    def __init__(self, moe: FusedMoEConfig) -> None:
+        super().__init__(moe)
+        if not chip().has("npu_grouped_matmul"):
+            raise UnsupportedOnNPU(
+                f"Mixtures of experts are not implemented on {chip().series}; serve a dense model."
+            )
 
     @property
     def is_monolithic(self) -> bool:
