@@ -11,7 +11,7 @@ import torch_npu
 from simulator.tests.tensors import TOLERANCES, fill
 
 HALVES = (torch.float16, torch.bfloat16)
-HEADS, KEY_HEADS, WIDTH, SLOTS = 4, 2, 16, 8
+HEADS, KEY_HEADS, WIDTH, SLOTS = 4, 2, 16, 16
 SCALE = 1 / math.sqrt(WIDTH)
 
 
@@ -47,7 +47,7 @@ class TestCache:
             expected[slots.long()] = rows
             assert torch.equal(cache.cpu().view_as(expected), expected)
 
-    @pytest.mark.parametrize("lengths", [[1], [8, 3], [20, 9, 16]], ids=str)
+    @pytest.mark.parametrize("lengths", [[1], [16, 3], [40, 9, 32]], ids=str)
     def test_attention_over_pages(self, dtype: torch.dtype, lengths: list[int]) -> None:
         batch = len(lengths)
         query = fill((batch, HEADS, WIDTH), dtype, "any", 3)
@@ -70,12 +70,12 @@ class TestCache:
             near(out[i], attend(query[i : i + 1], key, value)[0])
 
     def test_several_rows_of_a_query_over_pages(self, dtype: torch.dtype) -> None:
-        rows, lengths = [3, 1], [10, 6]
+        rows, lengths = [3, 1], [20, 6]
         query = fill((4, HEADS, WIDTH), dtype, "any", 3)
         caches = [fill((4, SLOTS, KEY_HEADS, WIDTH), dtype, "any", seed) for seed in (4, 5)]
         table = torch.tensor([[2, 0], [1, 3]], dtype=torch.int32)
-        mask = torch.zeros(4, 16)
-        for row, end in enumerate([8, 9, 10, 6]):
+        mask = torch.zeros(4, 32)
+        for row, end in enumerate([18, 19, 20, 6]):
             mask[row, end:] = -10000.0
         mask = mask.to(dtype)
         out = torch.empty_like(query).npu()

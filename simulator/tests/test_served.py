@@ -157,7 +157,7 @@ class TestAttention:
         self.check(out, inputs, masked=False)
 
     def test_a_later_form_over_pages(self) -> None:
-        rows, lengths = [3, 1], [10, 6]
+        rows, lengths = [3, 1], [20, 6]
         query = fill((4, HEADS, WIDTH), torch.float16, "any", 3)
         caches = [fill((4, SLOTS, KEY_HEADS, WIDTH), torch.float16, "any", n) for n in (4, 5)]
         table = torch.tensor([[2, 0], [1, 3]], dtype=torch.int32)

@@ -47,17 +47,21 @@ Numbers numbers(const at::Tensor& list) {
 }
 
 using Body = std::function<void(const Call&)>;
+using Check = std::function<void(const Call&)>;  // throws, before anything is queued
 
 class Made final : public atb::Operation {
  public:
-  Made(std::string name, Body body) : name_(std::move(name)), body_(std::move(body)) {}
+  Made(std::string name, Body body, Check check) : name_(std::move(name)), body_(std::move(body)), check_(std::move(check)) {}
   std::string GetName() const override { return name_; }
   atb::Status InferShape(const atb::SVector<atb::TensorDesc>&, atb::SVector<atb::TensorDesc>&) const override { return atb::kOk; }
   uint32_t GetInputNum() const override { return 0; }
   uint32_t GetOutputNum() const override { return 0; }
-  atb::Status Setup(const atb::VariantPack&, uint64_t& workspace, atb::Context*) override {
+  atb::Status Setup(const atb::VariantPack& tensors, uint64_t& workspace, atb::Context*) override {
     workspace = 0;
-    return atb::kOk;
+    const auto look = [&] {
+      if (check_) check_(Call(tensors));
+    };
+    return cannsim::guarded(look) == ACL_SUCCESS ? atb::kOk : atb::kInvalidParameter;
   }
   atb::Status Execute(const atb::VariantPack& tensors, uint8_t*, uint64_t, atb::Context* context) override {
     return cannsim::guarded([&] {
@@ -78,6 +82,7 @@ class Made final : public atb::Operation {
  private:
   std::string name_;
   Body body_;
+  Check check_;
 };
 
 class Streams final : public atb::Context {
@@ -155,7 +160,7 @@ void attend_paged(const atb::infer::PagedAttentionParam& p, const Call& call) {
   const at::Tensor query = by_heads(call.inputs[0], heads), out = by_heads(call.outputs[0], heads);
   const Numbers lengths = numbers(call.inputs[4]);
   // Several rows of a query: each sees the tokens up to its own, as the mask says, or by a
-  // mask that is only the pattern of it (assumed: what mask type 5 is).
+  // mask that is only the pattern of it (kPattern, ATB's MASK_TYPE_NORM_COMPRESS).
   const bool pattern = p.maskType == Parameter::kPattern;
   const bool speculative = (pattern || p.maskType == Parameter::kSpeculative) && call.inputs.size() > 6;
   const Numbers rows = speculative ? numbers(call.inputs[6]) : Numbers(lengths.size(), 1);
@@ -210,8 +215,23 @@ void multiply(const atb::infer::LinearParam& p, const Call& call) {
   out.copy_(p.enAccum ? product + wide(call.inputs[2]) : product);
 }
 
-atb::Status make(atb::Operation** operation, const char* name, Body body) {
-  *operation = new Made(name, std::move(body));
+// ATB's document of PagedAttention, "constraints".
+void check_paged(const atb::infer::PagedAttentionParam& p, const Call& call) {
+  const auto refuse_unless = [](bool fits, const std::string& message) {
+    if (!fits) throw Error(ACL_ERROR_INVALID_PARAM, "PagedAttention: " + message);
+  };
+  const int64_t heads = p.headNum, key_heads = p.kvHeadNum > 0 ? p.kvHeadNum : p.headNum, block = call.inputs[1].size(1);
+  refuse_unless(heads > 0 && heads % key_heads == 0,
+                std::to_string(heads) + " query heads are no multiple of " + std::to_string(key_heads) + " key heads");
+  refuse_unless(block % 16 == 0, "a block of " + std::to_string(block) + " tokens; it must be a multiple of 16");
+  const bool several = p.maskType == atb::infer::PagedAttentionParam::kSpeculative || p.maskType == atb::infer::PagedAttentionParam::kPattern;
+  refuse_unless(!several || block <= 128, "a block of " + std::to_string(block) + " tokens, with several rows to a query; at most 128 are taken");
+  const int64_t width = call.inputs[1].size(-1);
+  refuse_unless(width <= (several ? 256 : 576), "a head of " + std::to_string(width) + " numbers; at most " + (several ? "256" : "576") + " are taken");
+}
+
+atb::Status make(atb::Operation** operation, const char* name, Body body, Check check = nullptr) {
+  *operation = new Made(name, std::move(body), std::move(check));
   return atb::kOk;
 }
 atb::Status refuse(atb::Operation** operation, const std::string& what) {
@@ -241,7 +261,9 @@ EXPORT Status CreateOperation(const infer::PagedAttentionParam& parameter, Opera
     return refuse(operation, "PagedAttention with mask type " + std::to_string(parameter.maskType) + ", quantisation type " +
                                  std::to_string(parameter.quantType) + " and latent values of " + std::to_string(parameter.mlaVHeadSize) +
                                  " is not simulated; masks 0, 1, 3 and 5 of plain caches are");
-  return make(operation, "PagedAttention", [parameter](const Call& call) { attend_paged(parameter, call); });
+  return make(
+      operation, "PagedAttention", [parameter](const Call& call) { attend_paged(parameter, call); },
+      [parameter](const Call& call) { check_paged(parameter, call); });
 }
 template <>
 EXPORT Status CreateOperation(const infer::ReshapeAndCacheParam& parameter, Operation** operation) {

@@ -47,7 +47,15 @@ OPERATOR(aclnnLogSoftmax, const Tensor& self, int64_t dim, Tensor& out) {
 }
 
 // SwiGLU: silu of the first half times the second. Half types are computed in float32.
-OPERATOR(aclnnSwiGlu, const Tensor& self, int64_t dim, Tensor& out) {
+template <typename Arguments>
+static void check_halves(const Arguments& arguments) {
+  const View& x = std::get<0>(arguments).kept;
+  const int64_t dims = int64_t(x.sizes.size()), dim = std::get<1>(arguments).kept;
+  refuse_unless(dim >= -dims && dim < dims, "dimension " + std::to_string(dim) + " of a tensor of " + std::to_string(dims));
+  const int64_t size = x.sizes[size_t(dim < 0 ? dim + dims : dim)];
+  refuse_unless(size % 2 == 0, "dimension " + std::to_string(dim) + " of x has " + std::to_string(size) + " entries, which have no halves");
+}
+CHECKED_OPERATOR(aclnnSwiGlu, check_halves, const Tensor& self, int64_t dim, Tensor& out) {
   auto halves = self.chunk(2, dim);
   if (self.scalar_type() == at::kFloat) {
     at::silu_out(out, halves[0]);

@@ -294,6 +294,8 @@ void run(Fused a) {
 
 // ---- what CANN refuses ---------------------------------------------------------------------------
 
+std::string text(int64_t number) { return std::to_string(number); }
+
 bool known_layout(const std::string& layout) {
   for (const char* known : {"BSH", "BSND", "BNSD", "TND", "NTD", "BNSD_BSND", "BSND_BNSD", "BSH_BNSD", "BSND_NBSD", "BNSD_NBSD", "BSH_NBSD",
                             "TND_NTD", "NTD_TND", "TND_NBSD"}) {
@@ -328,6 +330,44 @@ void check_pages(const View& table, int64_t block) {
   refuse_unless(table.type == at::kInt, "the block table must be int32");
 }
 
+// Numbers to a head, and whether every sequence has one row ("Q_S is 1").
+struct Rows {
+  int64_t width;
+  bool single;
+};
+Rows rows_of(const Codes& query, const std::string& layout, int64_t heads, OptionalIntArray lengths) {
+  const int64_t last = query.size(-1);
+  if (packed(layout)) {
+    const int64_t tokens = query.size(layout == "TND" ? 0 : 1);
+    return {last, !lengths || tokens <= int64_t(lengths->size())};
+  }
+  if (layout == "BSH") return {last / std::max<int64_t>(heads, 1), query.size(1) == 1};
+  return {last, query.size(layout == "BNSD" ? 2 : 1) == 1};
+}
+// Limits and alignment of heads (CANN's document of aclnnFusedInferAttentionScoreV3, "constraints").
+void check_widths(const Codes& query, const Codes& key, const Rows& rows, int64_t heads, int64_t key_heads) {
+  refuse_unless(heads <= 256, text(heads) + " heads; at most 256 are taken");
+  refuse_unless(key_heads == 0 || heads / key_heads <= 64,
+                text(heads) + " query heads for " + text(key_heads) + " key heads; at most 64 to one are taken");
+  refuse_unless(rows.width <= 512, "a head of " + text(rows.width) + " numbers; at most 512 are taken");
+  if (rows.single || chip_is("Ascend950") || query.type == ACL_FLOAT) return;
+  const bool half = query.type != ACL_INT8 && (key.type == ACL_FLOAT16 || key.type == ACL_BF16);
+  const int64_t step = half ? 16 : key.type == ACL_INT8 || query.type == ACL_INT8 ? 32 : 64;
+  refuse_unless(rows.width % step == 0, "a head of " + text(rows.width) + " numbers, with several rows to a query; the chip takes multiples of " + text(step) +
+                                            (half ? " of float16 and bfloat16" : step == 32 ? " where one is int8" : " where one is int4"));
+}
+// A paged cache: the lengths of its sequences, the table's size, and what the copying instruction takes.
+void check_paged_cache(const View& table, const Codes& key, OptionalIntArray lengths, const Rows& rows, int64_t block) {
+  if (!table.present || c10::multiply_integers(table.sizes) == 0) return;
+  refuse_unless(table.sizes.size() == 2, "the block table has " + text(int64_t(table.sizes.size())) + " dimensions; it must have two");
+  refuse_unless(lengths.has_value() && !lengths->empty(), "a paged cache needs actual_seq_lengths_kv");
+  const int64_t longest = *std::max_element(lengths->begin(), lengths->end()), pages = (longest + block - 1) / block;
+  refuse_unless(table.sizes[1] >= pages, "the block table has " + text(table.sizes[1]) + " blocks to a sequence; the longest, of " + text(longest) +
+                                             " tokens, needs " + text(pages) + " of " + text(block));
+  refuse_unless(rows.single || key.dim() != 3 || key.size(-1) <= 65535,
+                "a cache [blocks, block, heads * width] with " + text(key.size(-1)) + " numbers to a token; at most 65535 are taken, or [blocks, heads, block, width]");
+}
+
 // The first 24 arguments are the same in every version; the numbers begin at `numbers`.
 template <size_t numbers, typename Arguments>
 void check(const Arguments& arguments) {
@@ -342,6 +382,12 @@ void check(const Arguments& arguments) {
   check_heads(std::get<numbers>(arguments).kept, std::get<numbers + 5>(arguments).kept);
   check_mask(std::get<numbers + 6>(arguments).kept, std::get<4>(arguments).kept);
   check_pages(std::get<14>(arguments).kept, std::get<numbers + 8>(arguments).kept);
+  const auto given_lengths = [](const auto& argument) { return argument.present ? OptionalIntArray(IntArray(argument.kept)) : OptionalIntArray(); };
+  const int64_t heads = std::get<numbers>(arguments).kept;
+  const Codes& query = std::get<0>(arguments).kept;
+  const Rows rows = rows_of(query, input_layout(layout), heads, given_lengths(lengths));
+  check_widths(query, keys[0], rows, heads, std::get<numbers + 5>(arguments).kept);
+  check_paged_cache(std::get<14>(arguments).kept, keys[0], given_lengths(std::get<6>(arguments)), rows, std::get<numbers + 8>(arguments).kept);
   const auto absent = [](const View& view, const char* name) {  // refused, never ignored
     refuse_unless(!view.present || c10::multiply_integers(view.sizes) == 0, std::string(name) + " is not simulated");
   };

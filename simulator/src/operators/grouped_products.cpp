@@ -89,6 +89,12 @@ void check(const Arguments& arguments) {
   const Codes first = single ? weight[0].at(0) : weight[0];
   refuse_unless(x[0].size(-1) == first.size(-2), "x has k of " + std::to_string(x[0].size(-1)) + " and weight of " + std::to_string(first.size(-2)) +
                                                      "; they must be the same");
+  // CANN's document of aclnnGroupedMatmulV4: the last dimensions of x and weight are below 65536.
+  for (const CodesList* list : {&x, &weight}) {
+    for (const Codes& one : *list)
+      refuse_unless(one.size(-1) < 65536, "the last dimension of " + std::string(list == &x ? "x" : "weight") + " has " + std::to_string(one.size(-1)) +
+                                              " entries; at most 65535 are taken");
+  }
 }
 template <typename Arguments>
 void check_list(const Arguments& arguments) {

@@ -1,4 +1,6 @@
 // Normalisation. As on the chip, half types are accumulated in float32 and rounded once, at the end.
+#include <algorithm>
+
 #include "operators/operator.h"
 
 using namespace cannsim;
@@ -20,16 +22,38 @@ void rms_norm(const Tensor& x, const Tensor& gamma, double epsilon, Tensor& y, T
   }
 }
 
+// gamma has the sizes of x's last dimensions (CANN's documents of aclnnRmsNorm and aclnnAddRmsNorm).
+void check_gamma(const View& x, const View& gamma) {
+  const auto shape = [](const View& view) {
+    std::string text;
+    for (int64_t size : view.sizes) text += (text.empty() ? "" : " x ") + std::to_string(size);
+    return text.empty() ? std::string("no dimension") : text;
+  };
+  refuse_unless(!gamma.sizes.empty() && gamma.sizes.size() <= x.sizes.size() && std::equal(gamma.sizes.rbegin(), gamma.sizes.rend(), x.sizes.rbegin()),
+                "gamma is " + shape(gamma) + "; it must have the sizes of the last dimensions of x, " + shape(x));
+}
+template <size_t gamma, typename Arguments>
+void check_gamma(const Arguments& arguments) {
+  check_gamma(std::get<0>(arguments).kept, std::get<gamma>(arguments).kept);
+}
+template <typename Arguments>
+void check_added(const Arguments& arguments) {
+  const View &x1 = std::get<0>(arguments).kept, &x2 = std::get<1>(arguments).kept;
+  refuse_unless(x1.sizes == x2.sizes, "x1 and x2 must have the same sizes");
+  refuse_unless(x1.type == x2.type, std::string("the data types of x1 (") + at::toString(x1.type) + ") and x2 (" + at::toString(x2.type) + ") differ");
+  check_gamma(x1, std::get<2>(arguments).kept);
+}
+
 }  // namespace
 
-OPERATOR(aclnnRmsNorm, const Tensor& self, const Tensor& gamma, double epsilon, Tensor& y, Tensor& rstd) {
+CHECKED_OPERATOR(aclnnRmsNorm, check_gamma<1>, const Tensor& self, const Tensor& gamma, double epsilon, Tensor& y, Tensor& rstd) {
   rms_norm(self, gamma, epsilon, y, &rstd);
 }
 // Gemma's form scales by one plus gamma.
-OPERATOR(aclnnGemmaRmsNorm, const Tensor& self, const Tensor& gamma, double epsilon, Tensor& y, Tensor& rstd) {
+CHECKED_OPERATOR(aclnnGemmaRmsNorm, check_gamma<1>, const Tensor& self, const Tensor& gamma, double epsilon, Tensor& y, Tensor& rstd) {
   rms_norm(self, gamma.to(at::kFloat) + 1, epsilon, y, &rstd);
 }
-OPERATOR(aclnnAddRmsNorm, const Tensor& x1, const Tensor& x2, const Tensor& gamma, double epsilon, Tensor& y, Tensor& rstd, Tensor& x) {
+CHECKED_OPERATOR(aclnnAddRmsNorm, check_added, const Tensor& x1, const Tensor& x2, const Tensor& gamma, double epsilon, Tensor& y, Tensor& rstd, Tensor& x) {
   if (x.scalar_type() == at::kFloat) {
     at::add_out(x, x1, x2);
     rms_norm(x, gamma, epsilon, y, &rstd);
