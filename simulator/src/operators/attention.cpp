@@ -590,6 +590,21 @@ CHECKED_OPERATOR(aclnnFlashAttentionScoreV3, (check_training<6, 12>), TRAINING_H
                  OptionalIntArray query_start, OptionalIntArray key_start, TRAINING_NUMBERS, int64_t pse_type, TRAINING_RESULTS) {
   TRAIN(kNone, kNone, sink, {}, {});
 }
+// The form of the 950: packed and not, rope parts and a sink; float8 operands with their scales are not
+// simulated.
+template <typename Arguments>
+static void check_training_v4(const Arguments& arguments) {
+  check_training<6, 19>(arguments);
+  for (const auto* scale : {&std::get<9>(arguments).kept, &std::get<10>(arguments).kept, &std::get<11>(arguments).kept})
+    refuse_unless(!scale->present || c10::multiply_integers(scale->sizes) == 0, "scales of float8 operands are not simulated");
+}
+CHECKED_OPERATOR(aclnnFlashAttentionScoreV4, check_training_v4, TRAINING_HEAD, const OptionalTensor& query_rope, const OptionalTensor& key_rope,
+                 const OptionalTensor& query_scale, const OptionalTensor& key_scale, const OptionalTensor& value_scale, const OptionalTensor& sink,
+                 OptionalIntArray prefix, OptionalIntArray query_ends, OptionalIntArray key_ends, OptionalIntArray query_start,
+                 OptionalIntArray key_start, TRAINING_NUMBERS, int64_t out_type, int64_t pse_type, Text softmax_layout, int64_t seed, int64_t offset,
+                 TRAINING_RESULTS) {
+  TRAIN(query_rope, key_rope, sink, query_ends, key_ends);
+}
 #define ENDS OptionalIntArray prefix, OptionalIntArray query_ends, OptionalIntArray key_ends
 CHECKED_OPERATOR(aclnnFlashAttentionVarLenScore, (check_training<6, 11>), TRAINING_HEAD, ENDS, TRAINING_NUMBERS, TRAINING_RESULTS) {
   TRAIN(kNone, kNone, kNone, query_ends, key_ends);

@@ -99,8 +99,19 @@ OPERATOR(aclnnDropoutGenMaskV2Tensor, IntArray shape, double probability, const 
          at::ScalarType type, Tensor& mask) {
   keep_mask(probability, seed.item<int64_t>(), first.item<int64_t>() + offset, mask);
 }
-OPERATOR(aclnnDropoutDoMask, const Tensor& self, const Tensor& mask, double probability, Tensor& out) {
+static void drop(const Tensor& self, const Tensor& mask, double probability, Tensor& out) {
   const auto bits = mask.reshape({-1, 1}).bitwise_right_shift(at::arange(8, at::kByte)).bitwise_and(1).reshape({-1});
   const auto kept = bits.narrow(0, 0, self.numel()).view(self.sizes());
   out.copy_(probability >= 1 ? at::zeros_like(self) : (self * kept).div_(1 - probability));
+}
+OPERATOR(aclnnDropoutDoMask, const Tensor& self, const Tensor& mask, double probability, Tensor& out) { drop(self, mask, probability, out); }
+// Both steps in one; noise that elements share is not simulated: torch-npu passes none.
+OPERATOR(aclnnDropoutV3, const Tensor& self, const OptionalTensor& noise, double probability, int64_t seed, int64_t offset, Tensor& out, Tensor& mask) {
+  keep_mask(probability, seed, offset, mask);
+  drop(self, mask, probability, out);
+}
+OPERATOR(aclnnDropoutV3Tensor, const Tensor& self, const OptionalTensor& noise, double probability, const Tensor& seed, const Tensor& first,
+         int64_t offset, Tensor& out, Tensor& mask) {
+  keep_mask(probability, seed.item<int64_t>(), first.item<int64_t>() + offset, mask);
+  drop(self, mask, probability, out);
 }
