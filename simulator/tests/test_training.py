@@ -117,7 +117,7 @@ def test_the_fused_cell() -> None:
 
 
 def test_packed_sequences_are_refused() -> None:
-    """torch-npu packs with padding, unlike torch: what its operator then takes is not documented."""
+    """torch-npu packs with padding; what its operator then takes is not documented."""
     layer, x = nn.LSTM(6, 16).npu().eval(), torch.randn(4, 3, 6).npu()
     packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([4, 3, 1]))
     with torch.no_grad(), pytest.raises(RuntimeError, match="packed sequences"):
