@@ -14,7 +14,7 @@ Version = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9A-Za-z]+)*([.+-][0-9A-Za-
 """A version number as its publisher writes it, quoted in YAML."""
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-Task = Literal["generate", "embed", "classify"]
+Task = Literal["generate", "embed", "classify", "multimodal"]
 Evidence = Literal["hardware", "simulated"]
 
 
@@ -47,6 +47,18 @@ PLAIN_TOKENIZER = TokenizerRecipe(
 """Tokenizer of a stand-in whose family's own is of no account: prompts go in as token ids."""
 
 
+class ProcessorRecipe(Strict):
+    """How to build what turns images or sounds into tensors, beside the tokenizer."""
+
+    processor_class: str = Field(description="Class in transformers, such as Qwen2VLProcessor.")
+    parts: dict[str, dict[str, JsonValue]] = Field(
+        description="Argument of the class, as image_processor, to `class` and its arguments."
+    )
+    arguments: dict[str, JsonValue] = Field(
+        default_factory=dict, description="Further keyword arguments of the processor's class."
+    )
+
+
 class StandInCheckpoint(Strict):
     """The real architecture with tiny dimensions and seeded random weights, built locally."""
 
@@ -65,10 +77,17 @@ class StandInCheckpoint(Strict):
         description="Standard deviation of the weights; wide enough that logits differ clearly.",
     )
     tokenizer: TokenizerRecipe = PLAIN_TOKENIZER
+    processor: ProcessorRecipe | None = None
+    renames: dict[str, str] = Field(
+        default_factory=dict,
+        description="Pattern to replacement in names of weights, where transformers saves others "
+        "than the released files have.",
+    )
 
     @model_validator(mode="after")
     def _vocabulary_fits(self) -> StandInCheckpoint:
-        size = self.config.get("vocab_size")
+        text = self.config.get("text_config", self.config)
+        size = text.get("vocab_size") if isinstance(text, dict) else None
         if not isinstance(size, int) or size < self.tokenizer.vocab_size:
             raise ValueError(
                 f"config.vocab_size is {size!r}; it must be a number that is at least "
@@ -107,6 +126,15 @@ Checkpoint = Annotated[
 ]
 
 
+class Media(Strict):
+    """What a multimodal model is given beside text."""
+
+    kind: Literal["image", "audio"]
+    prompt: str = Field(
+        pattern=r"\{text\}", description="The prompt, with the model's placeholder and {text}."
+    )
+
+
 class Model(Strict):
     """A model that the matrix makes claims about."""
 
@@ -138,6 +166,13 @@ class Model(Strict):
         default_factory=dict, description="Keyword arguments for vllm.LLM that the model needs."
     )
     license: str | None = None
+    media: Media | None = Field(default=None, description="For the task multimodal.")
+
+    @model_validator(mode="after")
+    def _media_belongs_to_its_task(self) -> Model:
+        if (self.media is None) == (self.task == "multimodal"):
+            raise ValueError(f"media belongs to the task multimodal, and the task is {self.task}")
+        return self
 
     @property
     def stand_in(self) -> bool:

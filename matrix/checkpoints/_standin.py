@@ -11,7 +11,7 @@ from matrix.checkpoints._errors import CheckpointError
 from matrix.errors import did_you_mean
 
 if TYPE_CHECKING:
-    from matrix.schema import StandInCheckpoint
+    from matrix.schema import ProcessorRecipe, StandInCheckpoint
 
 NORM_SPREAD = 0.1
 """Standard deviation added to norm weights and biases, so that an ignored one is noticed."""
@@ -51,7 +51,8 @@ def build(recipe: StandInCheckpoint, folder: Path) -> None:
         _spread(torch, model)
     model.eval()
     if model.can_generate():
-        _require_varied(torch, model, recipe)
+        if not config.is_encoder_decoder:  # others say nothing without something to encode
+            _require_varied(torch, model, recipe)
         model.generation_config = transformers.GenerationConfig(
             do_sample=False,
             **{
@@ -61,13 +62,49 @@ def build(recipe: StandInCheckpoint, folder: Path) -> None:
             },
         )
     model.save_pretrained(folder)
+    if recipe.renames:
+        _rename(recipe.renames, folder / "model.safetensors")
     length = getattr(config, "max_position_embeddings", 2048)
     _tokenizers.save(recipe.tokenizer, folder, length)
+    if recipe.processor is not None:
+        _save_processor(transformers, recipe.processor, folder)
+
+
+def _save_processor(transformers: Any, recipe: ProcessorRecipe, folder: Path) -> None:
+    """Write the processor's files beside those of the tokenizer, which it takes as it is."""
+    parts: dict[str, Any] = {}
+    for name, description in recipe.parts.items():
+        arguments = dict(description)
+        parts[name] = _class_of(transformers, str(arguments.pop("class")))(**arguments)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    cls = _class_of(transformers, recipe.processor_class)
+    cls(tokenizer=tokenizer, **parts, **recipe.arguments).save_pretrained(folder)
+
+
+def _rename(renames: dict[str, str], path: Path) -> None:
+    """Give the weights in a file the names that they have in released checkpoints."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(path)
+    for pattern, replacement in renames.items():
+        renamed = {re.sub(pattern, replacement, name): w for name, w in weights.items()}
+        if renamed.keys() == weights.keys():
+            raise CheckpointError(
+                f"No weight's name is changed by {pattern!r}.",
+                why="The pattern is mistyped, or transformers saves other names than it did.",
+                fix="Correct or remove it in checkpoint.renames of the model in matrix/models/.",
+            )
+        weights = renamed
+    save_file(weights, path, metadata={"format": "pt"})
 
 
 def _config(transformers: Any, recipe: StandInCheckpoint) -> Any:
     cls = _class_of(transformers, recipe.config_class)
-    arguments = {"initializer_range": recipe.weight_std, **recipe.config}
+    spread = {"initializer_range": recipe.weight_std}
+    arguments: dict[str, Any] = {**spread, **recipe.config}
+    for name, value in arguments.items():  # a configuration of parts has the deviation in each
+        if isinstance(value, dict) and name.endswith("_config"):
+            arguments[name] = {**spread, **value}
     try:
         config = cls(**arguments)
     except Exception as error:  # the classes validate in several ways, each with its own type

@@ -143,8 +143,10 @@ class Engine:
 
     @property
     def layers(self) -> int:
-        """Number of decoder layers."""
-        return int(self.config.model_config.hf_text_config.num_hidden_layers)
+        """Number of layers of attention over a cache, which cross attention is, too."""
+        model = self.config.model_config
+        each = 2 if model.is_encoder_decoder else 1
+        return each * int(model.hf_text_config.num_hidden_layers)
 
     @property
     def core(self) -> Any:

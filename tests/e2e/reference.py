@@ -166,6 +166,19 @@ class Reference:
         question = {"scores": list(prompt)}
         return list(self._answer(question, lambda: self._scores(list(prompt)))["scores"])
 
+    def seen(self, prompt: str, kind: str, number: int, length: int) -> Scored:
+        """Return the greedy answer to a prompt about the image or sound of a number.
+
+        Args:
+            prompt: text with the model's placeholder.
+            kind: `image` or `audio`.
+            number: which one, see `tests.e2e.media`.
+            length: tokens to generate.
+        """
+        question = {"seen": prompt, "kind": kind, "number": number, "length": length}
+        answer = self._answer(question, lambda: asdict(self._seen(prompt, kind, number, length)))
+        return _scored(answer)
+
     def decisive(self, count: int, length: int) -> list[Scored]:
         """Return greedy continuations of `count` short prompts without a near tie.
 
@@ -290,6 +303,49 @@ class Reference:
             hidden = self._model.base_model(torch.tensor([prompt])).last_hidden_state[0]
         pooled = {"LAST": hidden[-1], "CLS": hidden[0], "MEAN": hidden.mean(0)}[pooling]
         return {"vector": torch.nn.functional.normalize(pooled, dim=-1).tolist()}
+
+    def _seen(self, prompt: str, kind: str, number: int, length: int) -> Scored:
+        import torch
+        from transformers import AutoProcessor
+
+        from tests.e2e.media import make
+
+        given = make(kind, number)
+        media = {"images": [given]} if kind == "image" else {"audio": [given[0]]}
+        processor = AutoProcessor.from_pretrained(self.checkpoint)
+        if self._model.config.is_encoder_decoder:
+            inputs = processor(**media, sampling_rate=given[1], return_tensors="pt")
+            own, ids = "decoder_input_ids", self.tokenizer(prompt, return_tensors="pt").input_ids
+        else:
+            inputs = processor(text=[prompt], return_tensors="pt", **media)
+            own, ids = "input_ids", inputs.pop("input_ids")
+            inputs.pop("attention_mask")
+        asked = ids[0].tolist()
+        rows = []
+        with torch.inference_mode():
+            # Everything anew for each token: no cache, and no rule of a family's own generate().
+            for _ in range(length):
+                logits = self._model(**inputs, **{own: ids}, use_cache=False).logits[0, -1]
+                rows.append(logits.float().log_softmax(-1))
+                ids = torch.cat([ids, logits.argmax().view(1, 1)], -1)
+                for name in [name for name in inputs if name.endswith("token_type_ids")]:
+                    inputs[name] = torch.nn.functional.pad(inputs[name], (0, 1))  # as text
+        logprobs = torch.stack(rows)
+        values, indices = logprobs.topk(TOP)
+        chosen = ids[0, -length:].tolist()
+        # What was said about the prompt's own tokens is not asked for; zeros stand in its place.
+        before = [0.0] * (len(asked) - 1)
+        top = [
+            list(zip(row, value, strict=True))
+            for row, value in zip(indices.tolist(), values.tolist(), strict=True)
+        ]
+        return Scored(
+            asked + chosen,
+            len(asked),
+            before + logprobs.gather(1, torch.tensor(chosen)[:, None])[:, 0].tolist(),
+            [[] for _ in before] + top,
+            before + (values[:, 0] - values[:, 1]).tolist(),
+        )
 
     def _scores(self, prompt: list[int]) -> dict[str, list[float]]:
         import torch

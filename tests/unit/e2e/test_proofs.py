@@ -20,7 +20,9 @@ LAYERS = 3
 
 def engine_of(layers: int = LAYERS) -> Engine:
     text = SimpleNamespace(num_hidden_layers=layers)
-    config = SimpleNamespace(model_config=SimpleNamespace(hf_text_config=text))
+    config = SimpleNamespace(
+        model_config=SimpleNamespace(is_encoder_decoder=False, hf_text_config=text)
+    )
     llm = SimpleNamespace(llm_engine=SimpleNamespace(vllm_config=config))
     return Engine(llm, {}, counters=None, platform={"platform": "npu"})  # type: ignore[arg-type]
 

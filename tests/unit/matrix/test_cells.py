@@ -36,7 +36,8 @@ def test_every_model_has_supported_cells_on_every_cann_version_in_use() -> None:
         for rule in loaded.rules
         if rule.effect == "unsupported" and not rule.when.hardware
         if not (rule.until and rule.until.cann)
-        for name in rule.when.model or ()
+        for name, model in loaded.models.items()
+        if name in (rule.when.model or ()) or model.family in (rule.when.family or ())
     }
     served = set(loaded.models) - ruled_out
     assert {pair for pair in supported if pair[1] in in_use} == {
@@ -49,9 +50,12 @@ def test_pooling_and_generation_exclude_each_other() -> None:
         if cell.unsupported and cell.unsupported.name not in (
             "pooling-generates-nothing",
             "generation-has-no-embedding",
+            "media-are-asked-apart",
+            "text-has-no-media",
         ):
             continue
-        task = {"embedding": "embed", "scoring": "classify"}.get(cell.feature.name, "generate")
+        tasks = {"embedding": "embed", "scoring": "classify", "multimodal": "multimodal"}
+        task = tasks.get(cell.feature.name, "generate")
         assert (cell.unsupported is not None) == (cell.model.task != task), cell.id
 
 
@@ -118,3 +122,8 @@ def test_versions_are_compared_as_versions_not_as_text(data: Data) -> None:
         "gemma3/logprobs/cann-9.1.0/a2",
         "gemma3/logprobs/cann-10.0.0/a2",
     }
+
+
+def test_media_belong_to_the_task_that_asks_about_them(data: Data) -> None:
+    data.replace("models/audio.yaml", "task: multimodal", "task: generate")
+    assert "media belongs to the task multimodal" in str(data.error())
