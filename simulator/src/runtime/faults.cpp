@@ -19,6 +19,7 @@ struct Fault {
   enum Kind { out_of_memory, device_lost, operator_error, slow, bit_flip, killed, hang } kind;
   std::string text, operation;
   int64_t at = 1, device = -1, rank = -1, times = 1, code = ACL_ERROR_RT_AICORE_EXCEPTION, delay_us = 1000, bit = -1;
+  uint64_t epoch = 0;  // of the set it belongs to
   std::atomic<int64_t> seen{0}, struck{0};
 };
 
@@ -139,7 +140,8 @@ void set(const std::string& text) {
   std::lock_guard lock(own.mutex);
   own.retired.insert(own.retired.end(), own.all.begin(), own.all.end());
   own.all = std::move(made);
-  ++own.epoch;
+  const uint64_t epoch = ++own.epoch;
+  for (const auto& fault : own.all) fault->epoch = epoch;
   faulting = !own.all.empty() || std::any_of(std::begin(own.lost), std::end(own.lost), [](auto& lost) { return lost.load(); });
 }
 
@@ -167,9 +169,9 @@ void flip(const Fault& fault, Task& task) {
   static_cast<unsigned char*>(output.data)[bit / 8] ^= static_cast<unsigned char>(1U << (bit % 8));
 }
 
-void wait_for_ever() {
-  const uint64_t epoch = faults().epoch;
-  while (faults().epoch == epoch) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+// Until faults are replaced, which may have happened before the launch's turn came.
+void wait_for_ever(const Fault& fault) {
+  while (faults().epoch == fault.epoch) std::this_thread::sleep_for(std::chrono::milliseconds(2));
 }
 
 }  // namespace
@@ -203,7 +205,7 @@ void run_struck(const Fault& fault, const Stream& stream, Task& task) {
     case Fault::device_lost: return lose(stream.device);
     case Fault::operator_error: throw Error(int(fault.code), "an error in " + where);
     case Fault::killed: kill(getpid(), SIGKILL); return;
-    case Fault::hang: wait_for_ever(); break;
+    case Fault::hang: wait_for_ever(fault); break;
     case Fault::slow: std::this_thread::sleep_for(std::chrono::microseconds(fault.delay_us)); break;
     default: break;
   }
