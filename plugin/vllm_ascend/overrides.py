@@ -19,7 +19,8 @@ class Override:
     Attributes:
         kind: ``custom-op`` (a class replaced by name), ``ir-op`` (a provider of an IR operator),
             ``torch-op`` (an operator that vLLM's compiled library would define),
-            ``triton-kernel`` (a kernel replaced by name) or ``attention-backend``.
+            ``triton-kernel`` (a kernel replaced by name), ``attention-backend``, ``lora`` (what
+            the platform names for a batch's adapters) or ``sleep`` (a backend of sleep mode).
         target: the qualified name in vLLM; an attention backend that vLLM has no name for gets one.
         implementation: the qualified name here.
         operator: the CANN operator that a call launches.
@@ -33,6 +34,8 @@ class Override:
 
 _ROTARY = "vllm.model_executor.layers.rotary_embedding"
 _MOE = "vllm.model_executor.layers.fused_moe"
+_SAMPLING = "vllm.v1.sample.rejection_sampler"
+_DRAFTING = "vllm.v1.spec_decode.utils"
 _OPS = "vllm_ascend.ops"
 
 OVERRIDES: tuple[Override, ...] = (
@@ -110,6 +113,54 @@ OVERRIDES: tuple[Override, ...] = (
         "aclnnSearchSorted",
     ),
     Override(
+        "triton-kernel",
+        f"{_SAMPLING}.rejection_greedy_sample_kernel",
+        f"{_OPS}.speculation.rejection_greedy_sample",
+        "aclnnCumprod",
+    ),
+    Override(
+        "triton-kernel",
+        f"{_SAMPLING}.rejection_random_sample_kernel",
+        f"{_OPS}.speculation.rejection_random_sample",
+        "aclnnCumprod",
+    ),
+    Override(
+        "triton-kernel",
+        f"{_SAMPLING}.expand_kernel",
+        f"{_OPS}.speculation.expand",
+        "aclnnSearchSorted",
+    ),
+    Override(
+        "triton-kernel",
+        f"{_SAMPLING}.sample_recovered_tokens_kernel",
+        f"{_OPS}.speculation.sample_recovered_tokens",
+        "aclnnSearchSorted",
+    ),
+    Override(
+        "triton-kernel",
+        f"{_DRAFTING}.eagle_step_slot_mapping_metadata_kernel",
+        f"{_OPS}.speculation.eagle_step_slot_mapping_metadata",
+        "aclnnGather",
+    ),
+    Override(
+        "triton-kernel",
+        f"{_DRAFTING}.eagle_prepare_inputs_padded_kernel",
+        f"{_OPS}.speculation.eagle_prepare_inputs_padded",
+        "aclnnInplaceMaskedFillScalar",
+    ),
+    Override(
+        "triton-kernel",
+        f"{_DRAFTING}.eagle_prepare_next_token_padded_kernel",
+        f"{_OPS}.speculation.eagle_prepare_next_token_padded",
+        "aclnnGather",
+    ),
+    Override(
+        "triton-kernel",
+        f"{_DRAFTING}.copy_and_expand_eagle_inputs_kernel",
+        f"{_OPS}.speculation.copy_and_expand_eagle_inputs",
+        "aclnnSearchSorted",
+    ),
+    Override(
         "attention-backend",
         "vllm.v1.attention.backends.registry.AttentionBackendEnum.CUSTOM",
         "vllm_ascend.attention.backend.AscendAttentionBackend",
@@ -120,6 +171,18 @@ OVERRIDES: tuple[Override, ...] = (
         "vllm.v1.attention.backends.registry.AttentionBackendEnum.ASCEND_LATENT",
         "vllm_ascend.attention.latent.AscendLatentBackend",
         "aclnnFusedInferAttentionScore*",
+    ),
+    Override(
+        "lora",
+        "vllm.lora.punica_wrapper.punica_base.PunicaWrapperBase",
+        "vllm_ascend.lora.NPUPunicaWrapper",
+        "aclnnMatmul",
+    ),
+    Override(
+        "sleep",
+        "vllm.device_allocator.sleep_mode_backend.SleepModeBackend",
+        "vllm_ascend.sleep.AscendSleepBackend",
+        "aclnnInplaceZero",
     ),
 )
 
@@ -160,6 +223,17 @@ def _register_ir_op(override: Override) -> None:
     resolve(override.implementation)  # registers itself by decorator
 
 
+def _register_lora(override: Override) -> None:
+    """vLLM asks the platform for the name when the first adapter is wanted."""
+
+
+def _register_sleep(override: Override) -> None:
+    from vllm.device_allocator.sleep_mode_backend import SleepModeBackendFactory
+
+    module, _, name = override.implementation.rpartition(".")
+    SleepModeBackendFactory.register_backend("ascend", module, name)
+
+
 def _register_torch_op(override: Override) -> None:
     from vllm_ascend.ops.routing import LIBRARY, SCHEMAS
 
@@ -173,6 +247,8 @@ _REGISTER: dict[str, Callable[[Override], None]] = {
     "ir-op": _register_ir_op,
     "torch-op": _register_torch_op,
     "attention-backend": _register_attention_backend,
+    "lora": _register_lora,
+    "sleep": _register_sleep,
 }
 
 

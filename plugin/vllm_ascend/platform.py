@@ -51,6 +51,8 @@ class NPUPlatform(Platform):
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         from vllm.config import CompilationMode, CUDAGraphMode
 
+        from vllm_ascend import sleep
+
         if vllm_config.model_config is not None:
             cls.check_if_supports_dtype(vllm_config.model_config.dtype)
         parallel = vllm_config.parallel_config
@@ -61,15 +63,14 @@ class NPUPlatform(Platform):
                 f"{parallel.world_size} NPUs were asked for (tensor or pipeline parallel), "
                 "and this version of vllm-ascend serves on one. Set the parallel sizes to 1."
             )
-        if vllm_config.lora_config is not None:
+        model = vllm_config.model_config
+        if vllm_config.lora_config is not None and model.get_num_experts() > 0:
             raise UnsupportedOnNPU(
-                "LoRA is not implemented in this version of vllm-ascend; leave out --enable-lora."
+                f"LoRA is not implemented for mixtures of experts ({model.architecture}) on an "
+                "NPU; merge the adapter into the weights, or leave out --enable-lora."
             )
-        if vllm_config.speculative_config is not None:
-            raise UnsupportedOnNPU(
-                "Speculative decoding is not implemented in this version of vllm-ascend; "
-                "leave out --speculative-config."
-            )
+        if model is not None and model.sleep_mode_backend == "cumem":  # the default, for CUDA
+            model.sleep_mode_backend = sleep.NAME
         # Eager mode: operators are launched one by one, nothing is compiled or captured.
         compilation = vllm_config.compilation_config
         compilation.mode = CompilationMode.NONE
@@ -139,6 +140,10 @@ class NPUPlatform(Platform):
         return NoPrefillBackend
 
     @classmethod
+    def get_punica_wrapper(cls) -> str:
+        return "vllm_ascend.lora.NPUPunicaWrapper"
+
+    @classmethod
     def get_device_communicator_cls(cls) -> str:
         return "vllm_ascend.distributed.communicator.NPUCommunicator"
 
@@ -190,6 +195,9 @@ class NPUPlatform(Platform):
             )
 
     # ---- what the platform can do ----
+
+    def is_sleep_mode_available(self) -> bool:
+        return True
 
     @classmethod
     def opaque_attention_op(cls) -> bool:

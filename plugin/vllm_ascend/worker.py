@@ -7,6 +7,7 @@ import gc
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+from vllm.device_allocator.sleep_mode_backend import SleepModeBackend
 from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 from vllm.platforms import current_platform
 from vllm.utils.mem_utils import MemorySnapshot
@@ -15,6 +16,7 @@ from vllm.v1.worker.gpu_worker import Worker, init_worker_distributed_environmen
 from vllm.v1.worker.utils import request_memory
 
 from vllm_ascend import shims
+from vllm_ascend.sleep import AscendSleepBackend
 
 
 class NPUWorker(Worker):
@@ -60,5 +62,13 @@ class NPUWorker(Worker):
         return NPUModelRunner(self.vllm_config, self.device)
 
     def _maybe_get_memory_pool_context(self, tag: str) -> AbstractContextManager:
-        # Sleep mode's allocator is not there yet: memory comes from torch-npu's own.
+        # Sleep mode frees the storages themselves, so that no pool has to be marked.
         return nullcontext()
+
+    @property
+    def sleep_mode_backend(self) -> SleepModeBackend:
+        """What frees and restores this worker's memory, as the configuration names it."""
+        backend = super().sleep_mode_backend
+        if isinstance(backend, AscendSleepBackend):
+            backend.worker = self
+        return backend

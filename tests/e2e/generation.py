@@ -24,7 +24,7 @@ def base(ctx: CellContext) -> Outcome:
         _require_same_tokenizer(engine, reference)
         run = engine.generate([e.prompt for e in expected], greedy(length))
         proof = engine.proof_of_attention(run)
-        return _outcome(ctx, engine, reference, run, expected, proof)
+        return compared(ctx, engine, reference, run, expected, proof)
 
 
 def chunked_prefill(ctx: CellContext) -> Outcome:
@@ -38,7 +38,7 @@ def chunked_prefill(ctx: CellContext) -> Outcome:
         budget = engine.config.scheduler_config.max_num_batched_tokens
         proof = engine.proof_of_attention(run)
         proof |= proof_of_chunks(run.per_request(), size, budget)
-        return _outcome(ctx, engine, reference, run, expected, proof)
+        return compared(ctx, engine, reference, run, expected, proof)
 
 
 def prefix_caching(ctx: CellContext) -> Outcome:
@@ -67,7 +67,7 @@ def prefix_caching(ctx: CellContext) -> Outcome:
         proof |= proof_of_prefix_hits(hits, warm.scheduled, cold_tokens)
         proof["prefix_tokens_of_first_request"] = first.scheduled
         compare.equal_tokens([t for run in cold for t in run.tokens], warm.tokens, "cold and warm")
-        return _outcome(ctx, engine, reference, warm, expected, proof)
+        return compared(ctx, engine, reference, warm, expected, proof)
 
 
 def async_scheduling(ctx: CellContext) -> Outcome:
@@ -94,7 +94,7 @@ def async_scheduling(ctx: CellContext) -> Outcome:
             f"only {run.overlapping} of {len(run.steps)} steps were scheduled before the output "
             "of the step before had been read",
         )
-        return _outcome(ctx, engine, reference, run, expected, proof)
+        return compared(ctx, engine, reference, run, expected, proof)
 
 
 def logprobs(ctx: CellContext) -> Outcome:
@@ -109,7 +109,7 @@ def logprobs(ctx: CellContext) -> Outcome:
         top = compare.close_top(found, theirs, count, ctx.dtype)
         proof = engine.proof_of_attention(run)
         proof["values_per_position"] = min(len(row) for row in found)
-        outcome = _outcome(ctx, engine, reference, run, expected, proof)
+        outcome = compared(ctx, engine, reference, run, expected, proof)
         outcome.metrics |= _agreement("top_logprob", top)
         return outcome
 
@@ -145,7 +145,7 @@ def prompt_logprobs(ctx: CellContext) -> Outcome:
         own = compare.close_logprobs(chosen, theirs, ctx.dtype, "prompt logprobs")
         proof = engine.proof_of_attention(run)
         proof["prompt_positions"] = len(found)
-        outcome = _outcome(ctx, engine, reference, run, expected, proof)
+        outcome = compared(ctx, engine, reference, run, expected, proof)
         outcome.metrics |= _agreement("prompt_logprob", own)
         outcome.metrics |= _agreement("top_prompt_logprob", top)
         return outcome
@@ -444,7 +444,7 @@ def obeys(kind: str, text: str) -> bool:
 # ----------------------------------------------------------------------------------------- outcomes
 
 
-def _outcome(
+def compared(
     ctx: CellContext,
     engine: Engine,
     reference: Reference,

@@ -201,8 +201,8 @@ class Reference:
     # ------------------------------------------------------------------------------- computing
 
     @cached_property
-    def _model(self) -> Any:
-        """The checkpoint as the class that it names."""
+    def model(self) -> Any:
+        """The checkpoint as the class that it names, in float32 on the CPU."""
         import torch
         import transformers
 
@@ -237,7 +237,7 @@ class Reference:
         import torch
 
         with torch.inference_mode():
-            output = self._model.generate(
+            output = self.model.generate(
                 ids,
                 attention_mask=mask,
                 max_new_tokens=length,
@@ -253,7 +253,7 @@ class Reference:
 
         tokens = prompt + continuation
         with torch.inference_mode():
-            logits = self._model(torch.tensor([tokens])).logits[0, :-1].float()
+            logits = self.model(torch.tensor([tokens])).logits[0, :-1].float()
         logprobs = logits.log_softmax(-1)
         chosen = logprobs.gather(1, torch.tensor(tokens[1:])[:, None])[:, 0]
         values, indices = logprobs.topk(min(TOP, logprobs.shape[-1]))
@@ -269,7 +269,7 @@ class Reference:
 
         ids = torch.tensor([prompt])
         with torch.inference_mode():
-            output = self._model.generate(
+            output = self.model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=length,
@@ -291,7 +291,7 @@ class Reference:
         import torch
 
         with torch.inference_mode():
-            logits = self._model(torch.tensor([prompt])).logits[0, -1].double()
+            logits = self.model(torch.tensor([prompt])).logits[0, -1].double()
         logprobs, weights = logits.log_softmax(-1), (logits / temperature).softmax(-1)
         mean = float((weights * logprobs).sum())
         return {"mean": mean, "variance": float((weights * (logprobs - mean) ** 2).sum())}
@@ -300,7 +300,7 @@ class Reference:
         import torch
 
         with torch.inference_mode():
-            hidden = self._model.base_model(torch.tensor([prompt])).last_hidden_state[0]
+            hidden = self.model.base_model(torch.tensor([prompt])).last_hidden_state[0]
         pooled = {"LAST": hidden[-1], "CLS": hidden[0], "MEAN": hidden.mean(0)}[pooling]
         return {"vector": torch.nn.functional.normalize(pooled, dim=-1).tolist()}
 
@@ -313,7 +313,7 @@ class Reference:
         given = make(kind, number)
         media = {"images": [given]} if kind == "image" else {"audio": [given[0]]}
         processor = AutoProcessor.from_pretrained(self.checkpoint)
-        if self._model.config.is_encoder_decoder:
+        if self.model.config.is_encoder_decoder:
             inputs = processor(**media, sampling_rate=given[1], return_tensors="pt")
             own, ids = "decoder_input_ids", self.tokenizer(prompt, return_tensors="pt").input_ids
         else:
@@ -325,7 +325,7 @@ class Reference:
         with torch.inference_mode():
             # Everything anew for each token: no cache, and no rule of a family's own generate().
             for _ in range(length):
-                logits = self._model(**inputs, **{own: ids}, use_cache=False).logits[0, -1]
+                logits = self.model(**inputs, **{own: ids}, use_cache=False).logits[0, -1]
                 rows.append(logits.float().log_softmax(-1))
                 ids = torch.cat([ids, logits.argmax().view(1, 1)], -1)
                 for name in [name for name in inputs if name.endswith("token_type_ids")]:
@@ -351,7 +351,7 @@ class Reference:
         import torch
 
         with torch.inference_mode():
-            return {"scores": self._model(torch.tensor([prompt])).logits[0].tolist()}
+            return {"scores": self.model(torch.tensor([prompt])).logits[0].tolist()}
 
     # --------------------------------------------------------------------------------- keeping
 

@@ -78,7 +78,9 @@ class AscendMetadata:
 
 
 class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
-    """Takes lengths from the host's copies: nothing waits for the device."""
+    """Takes lengths from the host's copies, so that nothing waits for the device: operators want
+    them on the host. While drafts are in flight only the device knows how many were accepted.
+    """
 
     def __init__(
         self,
@@ -88,6 +90,8 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         device: torch.device,
     ) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+        drafts = vllm_config.speculative_config is not None
+        self.host_knows = not (drafts and vllm_config.scheduler_config.async_scheduling)
 
     def build(
         self,
@@ -96,9 +100,7 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         fast_build: bool = False,
     ) -> AscendMetadata:
         common = common_attn_metadata
-        # The host's lengths are exact here: only speculation makes them an upper bound, and the
-        # platform refuses it.
-        seq_lens = common.seq_lens_cpu_upper_bound
+        seq_lens = common.seq_lens_cpu_upper_bound if self.host_knows else common.seq_lens
         assert seq_lens is not None, "vLLM's model runner always gives the host's lengths"
         return AscendMetadata(
             num_tokens=common.num_actual_tokens,
@@ -108,6 +110,15 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
             slot_mapping=common.slot_mapping,
             causal=common.causal,
         )
+
+    def build_for_drafting(
+        self, common_attn_metadata: CommonAttentionMetadata, draft_index: int
+    ) -> AscendMetadata:
+        # vLLM moves the device's lengths from draft to draft; the host's it lets stand.
+        exact = common_attn_metadata.replace(
+            seq_lens_cpu_upper_bound=common_attn_metadata.seq_lens.cpu()
+        )
+        return super().build_for_drafting(exact, draft_index)
 
 
 class AscendAttentionImpl(AttentionImpl[AscendMetadata]):

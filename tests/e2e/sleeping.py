@@ -1,0 +1,87 @@
+"""Sleep mode: an engine gives its memory back and answers as before when it is woken."""
+
+from __future__ import annotations
+
+from tests.e2e import compare
+from tests.e2e.context import CellContext, Outcome, require
+from tests.e2e.engine import start
+from tests.e2e.generation import compared, greedy
+from tests.e2e.reference import Reference
+
+
+def sleep(ctx: CellContext) -> Outcome:
+    """Level 1 keeps weights on the host; level 2 drops them, and they are loaded again."""
+    import torch
+
+    length = int(ctx.parameter("max_tokens", 12))
+    reference = Reference(ctx.checkpoint)
+    expected = reference.decisive(int(ctx.parameter("prompts", 4)), length)
+    asked = [e.prompt for e in expected]
+    with start(ctx) as engine:
+        taken = [torch.npu.memory_allocated()]
+
+        def note() -> None:
+            torch.npu.synchronize()
+            taken.append(torch.npu.memory_allocated())
+
+        run = engine.generate(asked, greedy(length))
+        weights = sum(engine.llm.apply_model(_weight_bytes))
+        caches = engine.config.cache_config.kv_cache_memory_bytes
+        engine.llm.sleep(level=1)
+        note()
+        engine.llm.wake_up()
+        note()
+        first = engine.generate(asked, greedy(length))
+        engine.llm.sleep(level=2)
+        note()
+        engine.llm.wake_up(tags=["weights"])
+        note()
+        engine.llm.collective_rpc("reload_weights")
+        engine.llm.wake_up(tags=["kv_cache"])
+        note()
+        second = engine.generate(asked, greedy(length))
+        proof = engine.proof_of_attention(run)
+        proof |= proof_of_memory(taken, weights, caches)
+        compare.equal_tokens(first.tokens, run.tokens, "tokens after level 1")
+        compare.equal_tokens(second.tokens, run.tokens, "tokens after level 2 and a reload")
+        return compared(ctx, engine, reference, run, expected, proof)
+
+
+def proof_of_memory(taken: list[int], weights: int, caches: int) -> dict[str, object]:
+    """Require that each sleep freed weights and caches, and each waking took them again.
+
+    Args:
+        taken: bytes on the device at the start, asleep and awake at level 1, asleep at level 2,
+            with weights alone, and with caches again.
+        weights: bytes of the weights.
+        caches: bytes that the KV cache may take.
+
+    Raises:
+        GateFailed: less was freed, or not the same was taken again.
+    """
+    start, asleep, awake, deep, partly, again = taken
+    for level, left in ((1, asleep), (2, deep)):
+        require(
+            start - left >= weights,
+            f"sleep of level {level} freed {start - left} bytes; the weights alone are {weights}",
+        )
+    require(awake >= start and again >= start, f"waking took less than was freed: {taken}")
+    require(
+        weights <= partly - deep < again - deep,
+        f"waking the weights alone took {partly - deep} bytes of {again - deep}",
+    )
+    return {
+        "bytes_awake": start,
+        "bytes_asleep_level_1": asleep,
+        "bytes_asleep_level_2": deep,
+        "weights_bytes": weights,
+        "cache_bytes_at_most": caches,
+    }
+
+
+def _weight_bytes(model: object) -> int:
+    storages = {
+        p.untyped_storage().data_ptr(): p.untyped_storage().nbytes()
+        for p in model.parameters()  # type: ignore[attr-defined]
+    }
+    return sum(storages.values())
