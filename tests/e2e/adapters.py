@@ -31,7 +31,9 @@ def lora(ctx: CellContext) -> Outcome:
         name: LoRARequest(name, number, str(adapter))
         for number, (name, (adapter, _)) in enumerate(made.items(), 1)
     }
-    expected = {name: Reference(merged).decisive(count, length) for name, (_, merged) in made.items()}
+    expected = {
+        name: Reference(merged).decisive(count, length) for name, (_, merged) in made.items()
+    }
     expected["base"] = base.decisive(count, length)
     with start(ctx) as engine:
         batch = ("first", "base", "second")
@@ -134,9 +136,7 @@ def _ask(
     inputs = [{"prompt_token_ids": e.prompt} for name in names for e in expected[name]]
     adapters = [requests.get(name) for name in names for _ in expected[name]]
     return engine.measure(
-        lambda: engine.llm.generate(
-            inputs, greedy(length), lora_request=adapters, use_tqdm=False
-        )
+        lambda: engine.llm.generate(inputs, greedy(length), lora_request=adapters, use_tqdm=False)
     )
 
 

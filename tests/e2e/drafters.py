@@ -1,4 +1,4 @@
-"""Makes what speculative decoding drafts with: models and heads that guess some of a target's tokens.
+"""Makes what speculative decoding drafts with: models and heads that guess a target's tokens.
 
 Released heads are trained for one model each. A stand-in's are fitted by least squares to what the
 target itself says in a few sequences, over small seeded random weights, so that some drafts are
@@ -18,7 +18,7 @@ from tests.e2e.reference import Reference
 
 SEED = 20
 NOISE = 0.002
-"""Standard deviation of the weights that are not fitted: next to nothing, so that the fit decides."""
+"""Standard deviation of weights that are not fitted: next to nothing, so that the fit decides."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ def perturbed(reference: Reference, folder: Path, share: float) -> dict[str, Any
     torch.manual_seed(SEED)
     _copy(reference.checkpoint, folder)
     weights = {
-        name: weight + share * weight.std() * torch.randn_like(weight) if weight.ndim > 1 else weight
+        name: weight + share * weight.std() * torch.randn_like(weight)
+        if weight.ndim > 1
+        else weight
         for name, weight in _weights(reference.checkpoint).items()
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -112,7 +114,7 @@ def eagle(
 def eagle3(
     reference: Reference, folder: Path, learnt: Sequence[Sequence[int]], heads: int
 ) -> dict[str, Any]:
-    """EAGLE-3: the hidden states behind three layers give the one from which the next token comes."""
+    """EAGLE-3: the hidden states behind three layers give the one that the output layer reads."""
     import torch
 
     states = _states(reference, learnt)

@@ -1,5 +1,5 @@
-"""Bodies of speculative decoding: every method gives the tokens of plain greedy decoding, and proves
-by vLLM's own metrics that it drafted, and that some drafts were accepted.
+"""Bodies of speculative decoding: every method gives the tokens of plain greedy decoding, and
+vLLM's own metrics prove that it drafted, and that some drafts were accepted.
 """
 
 from __future__ import annotations

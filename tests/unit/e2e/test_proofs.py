@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import matrix
-from tests.e2e import generation
+from tests.e2e import adapters, generation, sleeping, speculation
 from tests.e2e.context import GateFailed
 from tests.e2e.device import Work
 from tests.e2e.engine import Engine, Run, Step, StepTrace
@@ -224,3 +224,46 @@ def test_every_feature_of_the_matrix_has_a_body() -> None:
     for feature in matrix.load().features.values():
         module, _, name = feature.body.partition(":")
         assert callable(getattr(importlib.import_module(module), name)), feature.name
+
+
+def test_drafts_have_to_be_made_accepted_and_worth_it() -> None:
+    proof = speculation.proof_of_drafts((10, 30, 12), steps=88, tokens=100)
+    assert (proof["accepted_tokens"], proof["steps_saved"]) == (12, 12)
+    for counted, steps, words in (
+        ((0, 0, 0), 100, "speculation was off"),
+        ((10, 30, 0), 100, "none of 30 drafted"),
+        ((10, 30, 31), 60, "31 of 30"),
+        ((10, 30, 12), 100, "none was saved"),
+    ):
+        with pytest.raises(GateFailed, match=words):
+            speculation.proof_of_drafts(counted, steps, 100)
+
+
+def test_a_draft_counts_as_long_as_all_before_it_were_right() -> None:
+    tokens = [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    right = list(tokens)
+    assert speculation.would_accept(right, tokens, length=6, width=3) == 3 + 3
+    wrong_first = [9, 9, 2, 3, 4, 5, 6, 7, 8]
+    assert speculation.would_accept(wrong_first, tokens, length=6, width=3) == 0 + 3
+    assert speculation.would_accept([9] * 9, tokens, length=6, width=3) == 0
+
+
+def test_adapters_have_to_share_a_step() -> None:
+    assert adapters.proof_of_one_batch([2, 6, 6], 6) == {"requests_in_one_step": 6}
+    with pytest.raises(GateFailed, match="largest step had 3"):
+        adapters.proof_of_one_batch([2, 3, 3], 6)
+
+
+def test_sleep_has_to_free_the_weights_and_take_them_again() -> None:
+    good = [100, 10, 100, 10, 40, 100]
+    assert sleeping.proof_of_memory(good, 30, 60)["bytes_asleep_level_2"] == 10
+    for place, value, words in (
+        (1, 80, "level 1 freed 20"),
+        (3, 80, "level 2 freed 20"),
+        (2, 90, "less than was freed"),
+        (5, 90, "less than was freed"),
+        (4, 30, "weights alone took 20"),
+        (4, 100, "weights alone took 90"),
+    ):
+        with pytest.raises(GateFailed, match=words):
+            sleeping.proof_of_memory([*good[:place], value, *good[place + 1 :]], 30, 60)

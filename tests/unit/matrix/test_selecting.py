@@ -94,7 +94,11 @@ def test_smoke_covers_what_a_newcomer_should_see(
         "qwen3-moe",
         "bge-reranker",
     }
-    assert {cell.feature.name for cell in smoke} == set(loaded.features)
+    assert {cell.feature.name for cell in smoke} >= {
+        *("base", "bfloat16", "chunked-prefill", "prefix-caching", "async-scheduling", "logprobs"),
+        *("best-of-n", "beam-search", "guided-decoding", "http-serving", "ngram-speculation"),
+        *("embedding", "scoring", "multimodal"),
+    }
     assert any(cell.feature.transport == "http" for cell in smoke)
 
 

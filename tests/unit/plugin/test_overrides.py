@@ -17,6 +17,8 @@ import torch
 from cannsim import counters
 from vllm import ir
 from vllm.config import DeviceConfig, VllmConfig, set_current_vllm_config
+from vllm.device_allocator.sleep_mode_backend import SleepModeBackendFactory
+from vllm.lora.punica_wrapper.punica_selector import get_punica_wrapper
 from vllm.model_executor.layers.activation import GeluAndMul, SiluAndMul
 from vllm.model_executor.layers.fused_moe.activation import MoEActivation
 from vllm.model_executor.layers.fused_moe.config import (
@@ -49,6 +51,8 @@ from vllm_ascend.overrides import (
     resolve,
 )
 from vllm_ascend.platform import IR_PROVIDER
+
+from tests.unit.plugin import drafting
 
 HIDDEN, HEAD, HEADS, TOKENS = 64, 32, 2, 5
 
@@ -265,7 +269,72 @@ def experts() -> Pairs:
     return pairs
 
 
+def adapters() -> Pairs:
+    """Tokens of two adapters and of none, over all slots; products, logits and embeddings."""
+    wrapper = get_punica_wrapper(16, 8, "npu")
+    mapping = SimpleNamespace(
+        index_mapping=(7, 7, 0, 5, 0), prompt_mapping=(7, 0, 5), is_prefill=True
+    )
+    wrapper.update_metadata(mapping, [5, 7], 2, 64)
+    own, sampled = [1, 1, -1, 0, -1], [1, -1, 0]
+    a, b = torch.randn(2, 2, 1, 4, HIDDEN), [torch.randn(2, 1, n, 4) for n in (6, 10)]
+
+    def plain(x: torch.Tensor, indices: list[int], part: int) -> torch.Tensor:
+        rows = torch.zeros(len(x), b[part].shape[2])
+        for number, index in enumerate(indices):
+            if index >= 0:
+                rows[number] = 2.0 * b[part][index, 0] @ (a[part, index, 0] @ x[number])
+        return rows
+
+    x, y = torch.randn(TOKENS, HIDDEN), torch.randn(TOKENS, 16)
+    given = y.npu()
+    weights = tuple(w.npu() for w in a), tuple(w.npu() for w in b)
+    wrapper.add_lora_linear(given, x.npu(), *weights, 2.0, (6, 10))
+    pairs = [(given / 100, (y + torch.cat([plain(x, own, 0), plain(x, own, 1)], 1)) / 100)]
+    logits = torch.randn(3, 12)  # two columns more than the adapters have
+    given = logits.npu()
+    wrapper.add_lora_logits(given, x[:3].npu(), weights[0][1], weights[1][1], 2.0)
+    pairs.append((given[:, :10] / 100, (logits[:, :10] + plain(x[:3], sampled, 1)) / 100))
+    pairs.append((given[:, 10:], logits[:, 10:]))
+    looked_up, given = torch.randn(TOKENS, 4), y[:, :6].contiguous().npu()
+    wrapper.add_lora_embedding(given, looked_up.npu(), weights[1][0])
+    rows = [
+        b[0][i, 0] @ r if i >= 0 else torch.zeros(6) for i, r in zip(own, looked_up, strict=True)
+    ]
+    return [*pairs, (given, y[:, :6] + torch.stack(rows))]
+
+
+def sleeping() -> Pairs:
+    """Weights and a shared view of them come back as they were, and caches empty."""
+    model = torch.nn.Linear(64, 64, device="npu")
+    view, cache = model.weight.detach()[3:], torch.ones(4096, device="npu")
+    kept = model.weight.detach().cpu(), model.bias.detach().cpu()
+    worker = SimpleNamespace(
+        model_runner=SimpleNamespace(get_model=lambda: model, kv_caches=[cache[:8], cache]),
+        get_draft_model=lambda: None,
+    )
+    backend = SleepModeBackendFactory.get_backend_class("ascend")()
+    backend.worker = worker
+    awake = torch.npu.memory_allocated()
+    backend.suspend(1)
+    assert backend.state() == "SUSPENDED"
+    assert awake - torch.npu.memory_allocated() >= 4 * (64 * 64 + 4096)
+    backend.resume(["weights"])
+    assert (backend.state(), cache.untyped_storage().nbytes()) == ("SUSPENDED", 0)
+    backend.resume()
+    assert (backend.state(), torch.npu.memory_allocated()) == ("RUNNING", awake)
+    return [
+        (model.weight, kept[0]),
+        (model.bias, kept[1]),
+        (view, kept[0][3:]),
+        (cache, cache.cpu() * 0),
+    ]
+
+
 CALLS: dict[str, Callable[[], Pairs]] = {
+    **drafting.CALLS,
+    "vllm.lora.punica_wrapper.punica_base.PunicaWrapperBase": adapters,
+    "vllm.device_allocator.sleep_mode_backend.SleepModeBackend": sleeping,
     "vllm.ir.ops.rms_norm": ir_operator("rms_norm"),
     "vllm.ir.ops.fused_add_rms_norm": ir_operator("fused_add_rms_norm"),
     f"{LAYERS}.layernorm.GemmaRMSNorm": gemma_norm,
