@@ -73,6 +73,8 @@ def holds(rule: Rule, cell: Cell, release: Release) -> bool:
     applies = cell.model.task in cell.feature.applies_to
     if when.applies is not None and when.applies != applies:
         return False
+    if when.quantised is not None and when.quantised != cell.model.quantised:
+        return False
     if when.claimed is not None and when.claimed != _claimed(cell):
         return False
     return _within(rule, cell.cann.version, release)

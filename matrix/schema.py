@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
@@ -59,10 +59,9 @@ class ProcessorRecipe(Strict):
     )
 
 
-class StandInCheckpoint(Strict):
-    """The real architecture with tiny dimensions and seeded random weights, built locally."""
+class StandInRecipe(Strict):
+    """How to build a stand-in's configuration, weights, tokenizer and processor."""
 
-    kind: Literal["stand-in"]
     config_class: str = Field(description="Configuration class in transformers: Qwen3Config.")
     config: dict[str, JsonValue] = Field(
         description="Keyword arguments of the configuration class."
@@ -85,7 +84,7 @@ class StandInCheckpoint(Strict):
     )
 
     @model_validator(mode="after")
-    def _vocabulary_fits(self) -> StandInCheckpoint:
+    def _vocabulary_fits(self) -> Self:
         text = self.config.get("text_config", self.config)
         size = text.get("vocab_size") if isinstance(text, dict) else None
         if not isinstance(size, int) or size < self.tokenizer.vocab_size:
@@ -94,6 +93,47 @@ class StandInCheckpoint(Strict):
                 f"tokenizer.vocab_size ({self.tokenizer.vocab_size})"
             )
         return self
+
+
+class StandInCheckpoint(StandInRecipe):
+    """The real architecture with tiny dimensions and seeded random weights, built locally."""
+
+    kind: Literal["stand-in"]
+
+
+class Quantisation(Strict):
+    """How the weights of linear layers are quantised, and how they lie in the files."""
+
+    format: Literal["modelslim", "compressed-tensors", "awq", "gptq"]
+    scheme: Literal["W8A8", "W8A8_DYNAMIC", "W8A16", "W4A16"] = Field(
+        description="Bits of weights and activations, by ModelSlim's names; W8A8 has static scales."
+    )
+    group_size: int | None = Field(
+        default=None, ge=32, description="Inputs that share a scale; absent: one scale a channel."
+    )
+
+    @model_validator(mode="after")
+    def _exists(self) -> Quantisation:
+        formats = {
+            "W8A8": ("modelslim", "compressed-tensors"),
+            "W8A8_DYNAMIC": ("modelslim", "compressed-tensors"),
+            "W8A16": ("modelslim", "compressed-tensors", "gptq"),
+            "W4A16": ("compressed-tensors", "awq", "gptq"),
+        }[self.scheme]
+        if self.format not in formats:
+            raise ValueError(f"{self.scheme} is a scheme of {', '.join(formats)}")
+        if self.group_size is not None and self.scheme.startswith("W8A8"):
+            raise ValueError(f"{self.scheme} has one scale a channel, and no group_size")
+        return self
+
+
+class QuantisedStandInCheckpoint(StandInRecipe):
+    """A stand-in whose linear layers are quantised, with the float one and one of the dequantised
+    weights in the folders `float` and `dequantised` inside.
+    """
+
+    kind: Literal["quantised-stand-in"]
+    quantisation: Quantisation
 
 
 class PackageGgufCheckpoint(Strict):
@@ -121,7 +161,11 @@ class HubCheckpoint(Strict):
 
 
 Checkpoint = Annotated[
-    StandInCheckpoint | PackageGgufCheckpoint | HubCheckpoint | NoCheckpoint,
+    StandInCheckpoint
+    | QuantisedStandInCheckpoint
+    | PackageGgufCheckpoint
+    | HubCheckpoint
+    | NoCheckpoint,
     Field(discriminator="kind"),
 ]
 
@@ -179,7 +223,12 @@ class Model(Strict):
         """Whether no real weights stand behind it: random ones, with which only equality with a
         reference means anything, or none.
         """
-        return self.checkpoint.kind in ("stand-in", "none")
+        return self.checkpoint.kind in ("stand-in", "quantised-stand-in", "none")
+
+    @property
+    def quantised(self) -> bool:
+        """Whether its weights are quantised."""
+        return self.checkpoint.kind == "quantised-stand-in"
 
 
 class Feature(Strict):
@@ -258,6 +307,9 @@ class Match(Strict):
     hardware: tuple[str, ...] | None = None
     applies: bool | None = Field(
         default=None, description="Whether the feature's applies_to holds the model's task."
+    )
+    quantised: bool | None = Field(
+        default=None, description="Whether the model's weights are quantised."
     )
     claimed: bool | None = Field(
         default=None, description="Whether the model's list of features, if any, has the feature."

@@ -11,7 +11,7 @@ from matrix.checkpoints._errors import CheckpointError
 from matrix.errors import did_you_mean
 
 if TYPE_CHECKING:
-    from matrix.schema import ProcessorRecipe, StandInCheckpoint
+    from matrix.schema import ProcessorRecipe, StandInRecipe
 
 NORM_SPREAD = 0.1
 """Standard deviation added to norm weights and biases, so that an ignored one is noticed."""
@@ -31,7 +31,7 @@ was just read, and greedy decoding would repeat it for ever.
 """
 
 
-def build(recipe: StandInCheckpoint, folder: Path) -> None:
+def build(recipe: StandInRecipe, folder: Path) -> None:
     """Write the checkpoint (weights in float32) into `folder`.
 
     Raises:
@@ -98,7 +98,7 @@ def _rename(renames: dict[str, str], path: Path) -> None:
     save_file(weights, path, metadata={"format": "pt"})
 
 
-def _config(transformers: Any, recipe: StandInCheckpoint) -> Any:
+def _config(transformers: Any, recipe: StandInRecipe) -> Any:
     cls = _class_of(transformers, recipe.config_class)
     spread = {"initializer_range": recipe.weight_std}
     arguments: dict[str, Any] = {**spread, **recipe.config}
@@ -130,7 +130,7 @@ def _spread(torch: Any, model: Any) -> None:
                 weight.add_(torch.randn_like(weight), alpha=NORM_SPREAD)
 
 
-def _require_varied(torch: Any, model: Any, recipe: StandInCheckpoint) -> None:
+def _require_varied(torch: Any, model: Any, recipe: StandInRecipe) -> None:
     """Decode greedily from a few prompts and refuse weights that repeat one token for ever.
 
     A model that always says the same agrees with its reference even when attention is wrong.
@@ -168,7 +168,7 @@ def _class_of(transformers: Any, name: str) -> Any:
     return cls
 
 
-def _refused(recipe: StandInCheckpoint, error: Exception) -> CheckpointError:
+def _refused(recipe: StandInRecipe, error: Exception) -> CheckpointError:
     return CheckpointError(
         f"{recipe.config_class} refuses the stand-in's dimensions: {error}",
         why="The values under checkpoint.config do not fit together.",

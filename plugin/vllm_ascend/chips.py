@@ -1,7 +1,8 @@
 """What the chips can do that this plugin serves on: one row a range, and no other branch on a chip.
 
 A chip's operators are asked for by the name of the torch-npu function that launches them. Sources
-are the tables of supported products in CANN's operator documentation (8.3.RC1 and later).
+are the tables of supported products in CANN's operator documentation (8.3.RC1 and later) and, for
+quantisation, in torch-npu's own.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ class Chip:
         soc_versions: torch-npu's numbers of the chips in it (``torch_npu.npu.get_soc_version``).
         dtypes: what weights and activations may be in, the preferred one first.
         lacks: functions of torch-npu that have no kernel there.
+        grouped_weight_scales: whether weights of few bits may have several scales a channel.
     """
 
     series: str
     soc_versions: range
     dtypes: tuple[torch.dtype, ...] = (torch.bfloat16, torch.float16, torch.float32)
     lacks: frozenset[str] = field(default_factory=frozenset)
+    grouped_weight_scales: bool = True
 
     def has(self, function: str) -> bool:
         """Whether torch-npu's function has a kernel on this chip."""
@@ -45,6 +48,8 @@ CHIPS: tuple[Chip, ...] = (
         dtypes=(torch.float16, torch.float32),
         lacks=frozenset(
             {
+                "npu_convert_weight_to_int4pack",
+                "npu_dynamic_quant",
                 "npu_fused_infer_attention_score",
                 "npu_fused_infer_attention_score_v2",
                 "npu_gemma_rms_norm",
@@ -53,6 +58,7 @@ CHIPS: tuple[Chip, ...] = (
                 "npu_scatter_pa_kv_cache",
             }
         ),
+        grouped_weight_scales=False,
     ),
     Chip("Atlas A2 (910B)", range(220, 240)),
     Chip("Atlas A3 (910_93)", range(250, 260)),

@@ -20,16 +20,21 @@ class Override:
         kind: ``custom-op`` (a class replaced by name), ``ir-op`` (a provider of an IR operator),
             ``torch-op`` (an operator that vLLM's compiled library would define),
             ``triton-kernel`` (a kernel replaced by name), ``attention-backend``, ``lora`` (what
-            the platform names for a batch's adapters) or ``sleep`` (a backend of sleep mode).
+            the platform names for a batch's adapters), ``sleep`` (a backend of sleep mode),
+            ``linear-kernel`` (a product behind vLLM's quantised layers) or ``quantization`` (what
+            reads a quantised checkpoint).
         target: the qualified name in vLLM; an attention backend that vLLM has no name for gets one.
+            Of a linear kernel and of a quantisation it is the class that is subclassed.
         implementation: the qualified name here.
         operator: the CANN operator that a call launches.
+        names: of a linear kernel its kind, of a quantisation the values of ``--quantization``.
     """
 
     kind: str
     target: str
     implementation: str
     operator: str
+    names: tuple[str, ...] = ()
 
 
 _ROTARY = "vllm.model_executor.layers.rotary_embedding"
@@ -37,6 +42,9 @@ _MOE = "vllm.model_executor.layers.fused_moe"
 _SAMPLING = "vllm.v1.sample.rejection_sampler"
 _DRAFTING = "vllm.v1.spec_decode.utils"
 _OPS = "vllm_ascend.ops"
+_KERNELS = "vllm.model_executor.kernels.linear"
+_QUANTIZATION = "vllm.model_executor.layers.quantization"
+_OURS = "vllm_ascend.quantization"
 
 OVERRIDES: tuple[Override, ...] = (
     Override("ir-op", "vllm.ir.ops.rms_norm", f"{_OPS}.normalization.rms_norm", "aclnnRmsNorm"),
@@ -184,6 +192,48 @@ OVERRIDES: tuple[Override, ...] = (
         "vllm_ascend.sleep.AscendSleepBackend",
         "aclnnInplaceZero",
     ),
+    Override(
+        "linear-kernel",
+        f"{_KERNELS}.Int8ScaledMMLinearKernel",
+        f"{_OURS}.kernels.AscendInt8LinearKernel",
+        "aclnnQuantMatmul*",
+        ("int8",),
+    ),
+    Override(
+        "linear-kernel",
+        f"{_KERNELS}.MPLinearKernel",
+        f"{_OURS}.kernels.AscendWeightOnlyLinearKernel",
+        "aclnnWeightQuantBatchMatmul*",
+        ("mp",),
+    ),
+    Override(
+        "quantization",
+        f"{_QUANTIZATION}.compressed_tensors.compressed_tensors.CompressedTensorsConfig",
+        f"{_OURS}.configs.AscendCompressedTensorsConfig",
+        "aclnnQuantMatmul*",
+        ("compressed-tensors",),
+    ),
+    Override(
+        "quantization",
+        f"{_QUANTIZATION}.auto_awq.AutoAWQConfig",
+        f"{_OURS}.configs.AscendAWQConfig",
+        "aclnnWeightQuantBatchMatmul*",
+        ("auto_awq", "awq", "awq_marlin"),
+    ),
+    Override(
+        "quantization",
+        f"{_QUANTIZATION}.auto_gptq.AutoGPTQConfig",
+        f"{_OURS}.configs.AscendGPTQConfig",
+        "aclnnWeightQuantBatchMatmul*",
+        ("auto_gptq", "gptq", "gptq_marlin"),
+    ),
+    Override(
+        "quantization",
+        f"{_QUANTIZATION}.base_config.QuantizationConfig",
+        f"{_OURS}.modelslim.ModelSlimConfig",
+        "aclnnQuantMatmul*",
+        ("ascend",),
+    ),
 )
 
 
@@ -242,6 +292,26 @@ def _register_torch_op(override: Override) -> None:
     LIBRARY.impl(name, resolve(override.implementation), "PrivateUse1")
 
 
+def _register_linear_kernel(override: Override) -> None:
+    from vllm.model_executor.kernels.linear import register_linear_kernel
+    from vllm.platforms import PlatformEnum
+
+    for kind in override.names:
+        register_linear_kernel(resolve(override.implementation), PlatformEnum.OOT, kind)  # type: ignore[arg-type]
+
+
+def _register_quantization(override: Override) -> None:
+    from vllm.model_executor.layers.quantization import register_quantization_config
+
+    for name in override.names:
+        register_quantization_config(name)(resolve(override.implementation))
+
+
+def quantizations() -> list[str]:
+    """The values of ``--quantization`` that an NPU serves."""
+    return [name for row in OVERRIDES if row.kind == "quantization" for name in row.names]
+
+
 _REGISTER: dict[str, Callable[[Override], None]] = {
     "custom-op": _register_custom_op,
     "ir-op": _register_ir_op,
@@ -249,6 +319,8 @@ _REGISTER: dict[str, Callable[[Override], None]] = {
     "attention-backend": _register_attention_backend,
     "lora": _register_lora,
     "sleep": _register_sleep,
+    "linear-kernel": _register_linear_kernel,
+    "quantization": _register_quantization,
 }
 
 

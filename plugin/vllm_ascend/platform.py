@@ -9,6 +9,7 @@ from vllm.logger import init_logger
 from vllm.platforms.interface import Platform, PlatformEnum
 
 from vllm_ascend.chips import chip
+from vllm_ascend.overrides import quantizations
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -39,7 +40,7 @@ class NPUPlatform(Platform):
     dist_backend = "hccl"
     device_control_env_var = "ASCEND_RT_VISIBLE_DEVICES"
     simple_compile_backend = "eager"
-    supported_quantization: ClassVar[list[str]] = []
+    supported_quantization: ClassVar[list[str]] = quantizations()
 
     @property
     def supported_dtypes(self) -> list[torch.dtype]:
@@ -55,6 +56,7 @@ class NPUPlatform(Platform):
 
         if vllm_config.model_config is not None:
             cls.check_if_supports_dtype(vllm_config.model_config.dtype)
+            cls._find_quantization(vllm_config)
         parallel = vllm_config.parallel_config
         if parallel.worker_cls == "auto":
             parallel.worker_cls = "vllm_ascend.worker.NPUWorker"
@@ -77,6 +79,33 @@ class NPUPlatform(Platform):
         compilation.cudagraph_mode = CUDAGraphMode.NONE
         compilation.pass_config.fuse_norm_quant = False
         compilation.pass_config.fuse_act_quant = False
+
+    @classmethod
+    def _find_quantization(cls, vllm_config: VllmConfig) -> None:
+        """Sees a checkpoint of ModelSlim, whose config.json does not say that it is quantised."""
+        from vllm.transformers_utils.repo_utils import file_or_path_exists
+
+        from vllm_ascend.quantization.modelslim import DESCRIPTION, ModelSlimConfig
+
+        model = vllm_config.model_config
+        if model.quantization is None and file_or_path_exists(
+            model.model, DESCRIPTION, model.revision
+        ):
+            model.quantization = ModelSlimConfig.get_name()
+            vllm_config.quant_config = vllm_config.get_quantization_config(
+                model, vllm_config.load_config
+            )
+
+    @classmethod
+    def verify_quantization(cls, quant: str) -> None:
+        from vllm_ascend.quantization.registry import UnsupportedQuantization, nearest
+
+        if quant not in cls.supported_quantization:
+            raise UnsupportedQuantization(
+                f"The quantisation {quant!r} is not implemented on an NPU; "
+                f"{', '.join(sorted(cls.supported_quantization))} are. "
+                f"{nearest(quant, cls.supported_quantization)}"
+            )
 
     @classmethod
     def get_default_ir_op_priority(cls, vllm_config: VllmConfig) -> IrOpPriorityConfig:

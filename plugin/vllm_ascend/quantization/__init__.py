@@ -1,0 +1,1 @@
+"""Quantised layers: vLLM's own configurations read checkpoints, and CANN multiplies."""

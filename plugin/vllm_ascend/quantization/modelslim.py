@@ -1,0 +1,272 @@
+"""ModelSlim's checkpoints: a description that gives each tensor's scheme, and the schemes' layers.
+
+The names of tensors and their meaning are those that msModelSlim writes for vLLM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.model_executor.layers.fused_moe import RoutedExperts
+from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
+    UnquantizedFusedMoEMethod,
+)
+from vllm.model_executor.layers.linear import (
+    LinearBase,
+    LinearMethodBase,
+    UnquantizedLinearMethod,
+)
+from vllm.model_executor.layers.quantization.base_config import (
+    QuantizationConfig,
+    QuantizeMethodBase,
+)
+from vllm.model_executor.layers.vocab_parallel_embedding import (
+    ParallelLMHead,
+    VocabParallelEmbedding,
+)
+from vllm.model_executor.parameter import (
+    ChannelQuantScaleParameter,
+    ModelWeightParameter,
+    PerTensorScaleParameter,
+)
+
+from vllm_ascend.quantization.checkpoints import require_companions
+from vllm_ascend.quantization.products import DynamicProduct, StaticProduct, WeightOnlyProduct
+from vllm_ascend.quantization.registry import (
+    EXPERTS,
+    LINEAR,
+    UnsupportedQuantization,
+    find_scheme,
+    nearest,
+    register_scheme,
+)
+
+DESCRIPTION = "quant_model_description.json"
+"""The file beside the weights that names each tensor's scheme."""
+
+FLOAT = "FLOAT"
+"""The scheme of what is not quantised."""
+
+
+class ModelSlimConfig(QuantizationConfig):
+    """The description of one checkpoint.
+
+    Args:
+        description: name of a tensor to its scheme, and some settings.
+    """
+
+    def __init__(self, description: dict[str, Any]) -> None:
+        super().__init__()
+        self.description = description
+        self.packed_scales = False
+        """Whether ``deq_scale`` holds the operator's words, as files for float16 have it."""
+
+    @classmethod
+    def get_name(cls) -> Any:
+        return "ascend"
+
+    @classmethod
+    def get_supported_act_dtypes(cls) -> list[torch.dtype]:
+        return [torch.float16, torch.bfloat16]
+
+    @classmethod
+    def get_min_capability(cls) -> int:
+        return -1
+
+    @staticmethod
+    def get_config_filenames() -> list[str]:
+        return [DESCRIPTION]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> ModelSlimConfig:
+        return cls(config)
+
+    def maybe_update_config(
+        self, model_name: str, hf_config: Any = None, revision: str | None = None
+    ) -> None:
+        def companions(name: str, dtype: str) -> tuple[str, ...]:
+            self.packed_scales |= name.endswith(".deq_scale") and dtype == "I64"
+            scheme = self.description.get(name, FLOAT) if name.endswith(".weight") else FLOAT
+            return COMPANIONS.get(str(scheme), ())
+
+        require_companions(model_name, revision, companions)
+
+    def apply_vllm_mapper(self, hf_to_vllm_mapper: Any) -> None:
+        self.description = hf_to_vllm_mapper.apply_dict(self.description)
+
+    def scheme_of(self, prefix: str) -> str:
+        """The scheme of a layer, which vLLM may have fused of several of the checkpoint's.
+
+        Raises:
+            UnsupportedQuantization: the description does not name it, or its parts differ.
+        """
+        stem, _, last = prefix.rpartition(".")
+        parts = [f"{stem}.{name}" for name in self.packed_modules_mapping.get(last, [last])]
+        found = {part: self.description.get(f"{part}.weight") for part in parts}
+        for part, scheme in found.items():
+            if scheme is None:
+                wanted = f"{part}.weight"
+                raise UnsupportedQuantization(
+                    f"{DESCRIPTION} has no {wanted}. {nearest(wanted, self.description)}"
+                )
+        if len(set(found.values())) > 1:
+            raise UnsupportedQuantization(
+                f"{prefix} is one layer in vLLM, and {DESCRIPTION} gives its parts different "
+                f"schemes: {found}. Quantise them alike."
+            )
+        return str(found.popitem()[1])
+
+    def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> QuantizeMethodBase | None:
+        if isinstance(layer, RoutedExperts):
+            scheme = self.scheme_of(f"{prefix}.0.gate_proj")
+            if scheme == FLOAT:
+                return UnquantizedFusedMoEMethod(layer.moe_config)
+            return find_scheme(scheme, EXPERTS, prefix)(self, layer.moe_config)  # type: ignore[call-arg]
+        if isinstance(layer, VocabParallelEmbedding):
+            scheme = self.description.get(f"{prefix}.weight", FLOAT)
+            if isinstance(layer, ParallelLMHead) and scheme != FLOAT:
+                return find_scheme(scheme, LINEAR, prefix)(self)  # type: ignore[call-arg]
+            return None
+        if isinstance(layer, LinearBase):
+            scheme = self.scheme_of(prefix)
+            if scheme == FLOAT:
+                return UnquantizedLinearMethod()
+            return find_scheme(scheme, LINEAR, prefix)(self)  # type: ignore[call-arg]
+        return None
+
+
+class ModelSlimLinearMethod(LinearMethodBase):
+    """A linear layer of int8 codes [out, in]; a scheme adds what lies beside them."""
+
+    def __init__(self, config: ModelSlimConfig) -> None:
+        self.config = config
+
+    def create_weights(
+        self,
+        layer: torch.nn.Module,
+        input_size_per_partition: int,
+        output_partition_sizes: list[int],
+        input_size: int,
+        output_size: int,
+        params_dtype: torch.dtype,
+        **extra_weight_attrs: Any,
+    ) -> None:
+        loader = extra_weight_attrs["weight_loader"]
+        width = sum(output_partition_sizes)
+        self.dtype = params_dtype
+        self.names: list[str] = []
+
+        def add(name: str, kind: type, *shape: int, dtype: torch.dtype, **layout: int) -> None:
+            data = torch.zeros(shape, dtype=dtype)
+            layer.register_parameter(name, kind(data=data, weight_loader=loader, **layout))
+            self.names.append(name)
+
+        add(
+            "weight",
+            ModelWeightParameter,
+            width,
+            input_size_per_partition,
+            dtype=torch.int8,
+            input_dim=1,
+            output_dim=0,
+        )
+        for name in ("weight_scale", "weight_offset"):
+            add(name, ChannelQuantScaleParameter, width, 1, dtype=torch.float32, output_dim=0)
+        self.add_more(add, width, input_size_per_partition, len(output_partition_sizes))
+
+    def add_more(self, add: Callable[..., None], width: int, length: int, parts: int) -> None:
+        """Adds the parameters that a scheme has beside the weights and their scales."""
+
+    def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
+        self.product(layer).install(layer, *self.names)
+
+    def product(self, layer: torch.nn.Module) -> Any:
+        """The product of what was loaded into a layer."""
+        raise NotImplementedError
+
+    def apply(self, layer: torch.nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return layer.product(x, bias)
+
+
+def symmetric(layer: torch.nn.Module, scheme: str) -> None:
+    """Requires that the weights' offsets are zero, as the products of two int8 operands have none.
+
+    Raises:
+        UnsupportedQuantization: they are not.
+    """
+    if layer.weight_offset.any():
+        raise UnsupportedQuantization(
+            f"A layer of {scheme} has weight_offset other than zero; on an NPU the weights of "
+            f"{scheme} are symmetric. Quantise with symmetric weights."
+        )
+
+
+@register_scheme("W8A8_DYNAMIC", LINEAR)
+class W8A8DynamicLinear(ModelSlimLinearMethod):
+    """int8 inputs with a scale a token."""
+
+    def product(self, layer: torch.nn.Module) -> DynamicProduct:
+        symmetric(layer, "W8A8_DYNAMIC")
+        return DynamicProduct(layer.weight.data.t().contiguous(), layer.weight_scale.data.flatten())
+
+
+@register_scheme("W8A8", LINEAR)
+class W8A8Linear(ModelSlimLinearMethod):
+    """int8 inputs with one scale and offset. ``deq_scale`` is the product's scale, and
+    ``quant_bias`` takes the offset out and adds the layer's own bias, in the product's units.
+    """
+
+    def add_more(self, add: Callable[..., None], width: int, length: int, parts: int) -> None:
+        for name in ("input_scale", "input_offset"):
+            add(name, PerTensorScaleParameter, parts, dtype=torch.float32)
+        add("quant_bias", ChannelQuantScaleParameter, width, dtype=torch.int32, output_dim=0)
+        words = torch.int64 if self.config.packed_scales else torch.float32
+        add("deq_scale", ChannelQuantScaleParameter, width, dtype=words, output_dim=0)
+
+    def product(self, layer: torch.nn.Module) -> StaticProduct:
+        for name in ("input_scale", "input_offset"):
+            values = getattr(layer, name)
+            if (values != values[0]).any():
+                raise UnsupportedQuantization(
+                    f"The parts of a fused layer have different {name}: {values.tolist()}; they "
+                    "read the same input. Quantise them together."
+                )
+        scale = layer.deq_scale.data
+        if self.config.packed_scales:  # a float32 in the lower half of each word
+            scale = scale.view(torch.int32)[::2].contiguous().view(torch.float32)
+        return StaticProduct(
+            layer.weight.data.t().contiguous(),
+            scale,
+            layer.input_scale.data[0],
+            layer.input_offset.data[0],
+            layer.quant_bias.data,
+            self.dtype,
+        )
+
+    def apply(self, layer: torch.nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        return layer.product(x, None)  # quant_bias has the bias
+
+
+@register_scheme("W8A16", LINEAR)
+class W8A16Linear(ModelSlimLinearMethod):
+    """int8 weights by whole inputs."""
+
+    def product(self, layer: torch.nn.Module) -> WeightOnlyProduct:
+        return WeightOnlyProduct(
+            layer.weight.data.t().contiguous(),
+            layer.weight_scale.data.t(),
+            layer.weight_offset.data.t(),
+            8,
+            self.dtype,
+        )
+
+
+COMPANIONS: dict[str, tuple[str, ...]] = {
+    "W8A8_DYNAMIC": ("weight_scale", "weight_offset"),
+    "W8A8": ("input_scale", "input_offset", "quant_bias", "deq_scale"),
+    "W8A16": ("weight_scale", "weight_offset"),
+}
+"""What has to lie beside a weight of each scheme."""

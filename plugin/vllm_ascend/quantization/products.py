@@ -1,0 +1,165 @@
+"""Products with quantised weights through torch-npu, to which all formats come down."""
+
+from __future__ import annotations
+
+import torch
+import torch_npu
+from torch import Tensor, nn
+
+from vllm_ascend.chips import chip
+from vllm_ascend.quantization.registry import UnsupportedQuantization
+
+
+def require(*functions: str, what: str) -> None:
+    """Refuses what needs a function of torch-npu that the chip lacks.
+
+    Raises:
+        UnsupportedQuantization: one of them.
+    """
+    for function in functions:
+        if not chip().has(function):
+            raise UnsupportedQuantization(
+                f"{what} needs {function}, which {chip().series} does not have; "
+                "serve the checkpoint without quantisation, or one with another scheme."
+            )
+
+
+class Product(nn.Module):
+    """A layer's product: x [..., in], float16 or bfloat16, and a bias [out] to [..., out].
+
+    Its tensors are parameters, so that whatever moves or counts a model's weights finds them.
+    """
+
+    weight: Tensor
+
+    def keep(self, name: str, tensor: Tensor | None) -> None:
+        """Makes a tensor a parameter of this product."""
+        held = None if tensor is None else nn.Parameter(tensor, requires_grad=False)
+        self.register_parameter(name, held)
+
+    def install(self, layer: nn.Module, weight: str, *others: str) -> None:
+        """Puts this in place of what was loaded: its weight under the old name, no others."""
+        for name in (weight, *others):
+            if name in layer._parameters:
+                delattr(layer, name)
+        layer.register_parameter(weight, self.weight)  # type: ignore[arg-type]
+        layer.product = self
+
+
+class DynamicProduct(Product):
+    """int8 by int8, each row of the input scaled by its own range.
+
+    Args:
+        weight: [in, out], int8.
+        scale: [out], float32.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        require("npu_dynamic_quant", what="A product of int8 with scales per token")
+        self.keep("weight", weight)
+        self.keep("scale", scale)
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        codes, scales = torch_npu.npu_dynamic_quant(x.reshape(-1, x.shape[-1]))
+        product = torch_npu.npu_quant_matmul(
+            codes,
+            self.weight,
+            self.scale,
+            pertoken_scale=scales,
+            bias=bias,
+            output_dtype=x.dtype,
+        )
+        return product.view(*x.shape[:-1], -1)
+
+
+class StaticProduct(Product):
+    """int8 by int8, all inputs scaled alike.
+
+    Args:
+        weight: [in, out], int8.
+        scale: [out], float32: of the product, so the input's times the weight's.
+        input_scale: [], float32.
+        input_offset: [], a whole number that is added to the input's codes; None is zero.
+        bias: [out], int32, in units of the product: takes the input's offset out again.
+        dtype: of inputs and outputs.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        scale: Tensor,
+        input_scale: Tensor,
+        input_offset: Tensor | None,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        # The operator wants the factor in the input's dtype. What rounding it to that does to the
+        # codes is taken out of the product again.
+        factor = input_scale.reciprocal().to(dtype).view(1)
+        scale = scale / (input_scale * factor.float())
+        if dtype == torch.float16:
+            scale = torch_npu.npu_trans_quant_param(scale, round_mode=1)
+        self.keep("weight", weight)
+        self.keep("scale", scale)
+        self.keep("factor", factor)
+        self.keep("offset", None if input_offset is None else input_offset.to(dtype).view(1))
+        self.keep("bias", bias)
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        codes = torch_npu.npu_quantize(
+            x.reshape(-1, x.shape[-1]), self.factor, self.offset, torch.qint8, -1, False
+        )
+        product = torch_npu.npu_quant_matmul(
+            codes, self.weight, self.scale, bias=self.bias, output_dtype=x.dtype
+        )
+        product = product.view(*x.shape[:-1], -1)
+        return product if bias is None else product + bias
+
+
+class WeightOnlyProduct(Product):
+    """Whole inputs by weights of int8 or int4: x @ ((weight + offset) * scale).
+
+    Args:
+        codes: [in, out], whole numbers: int8's, or int4's if ``bits`` is 4.
+        scale: [groups, out]; a group is a run of inputs, and one group is one scale a channel.
+        offset: the same, or None.
+        bits: 4 or 8.
+        dtype: of inputs and outputs.
+
+    Raises:
+        UnsupportedQuantization: the chip has no such product.
+    """
+
+    def __init__(
+        self, codes: Tensor, scale: Tensor, offset: Tensor | None, bits: int, dtype: torch.dtype
+    ) -> None:
+        super().__init__()
+        if bits == 4:
+            require("npu_convert_weight_to_int4pack", what="A product with weights of 4 bits")
+            self.keep("weight", torch_npu.npu_convert_weight_to_int4pack(codes.to(torch.int32)))
+        else:
+            self.keep("weight", codes.to(torch.int8))
+        self.keep("scale", scale.to(dtype).contiguous())
+        self.keep("offset", None if offset is None else offset.to(dtype).contiguous())
+        groups = scale.shape[0]
+        if groups > 1 and not chip().grouped_weight_scales:
+            raise UnsupportedQuantization(
+                f"The weights have {groups} groups of scales, and {chip().series} multiplies by "
+                "one scale a channel only; take a checkpoint that was quantised per channel."
+            )
+        self.group = codes.shape[0] // groups if groups > 1 else 0
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        if bias is not None and bias.dtype == torch.bfloat16:
+            bias = bias.float()  # the operator adds no bfloat16 bias
+        product = torch_npu.npu_weight_quant_batchmatmul(
+            x.reshape(-1, x.shape[-1]),
+            self.weight,
+            self.scale,
+            self.offset,
+            bias=bias,
+            antiquant_group_size=self.group,
+        )
+        return product.view(*x.shape[:-1], -1)
