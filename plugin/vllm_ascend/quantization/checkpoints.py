@@ -25,7 +25,7 @@ def require_companions(model: str, revision: str | None, companions: Companions)
         for companion in companions(name, str(description.get("dtype"))):
             wanted = f"{name.rpartition('.')[0]}.{companion}"
             if wanted not in tensors:
-                close = get_close_matches(wanted, tensors, 1) or ["none like it"]
+                close = get_close_matches(wanted, set(tensors) - {name}, 1) or ["none like it"]
                 raise UnsupportedQuantization(
                     f"{model} has the quantised weight {name}, and not {wanted}, without which it "
                     f"means nothing; the nearest name is {close[0]}. The checkpoint is incomplete: "

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import math
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import matrix
-from tests.e2e import adapters, generation, sleeping, speculation
+from tests.e2e import adapters, generation, quantised, sleeping, speculation
 from tests.e2e.context import GateFailed
 from tests.e2e.device import Work
 from tests.e2e.engine import Engine, Run, Step, StepTrace
+from tests.e2e.reference import Scored
 from tests.e2e.serving import ServerError, flags, read_metric, require_served
 
 LAYERS = 3
@@ -267,3 +269,29 @@ def test_sleep_has_to_free_the_weights_and_take_them_again() -> None:
     ):
         with pytest.raises(GateFailed, match=words):
             sleeping.proof_of_memory([*good[:place], value, *good[place + 1 :]], 30, 60)
+
+
+def test_quantised_products_have_to_be_launched_once_per_layer_and_step() -> None:
+    def run(quantising: int, products: int) -> Run:
+        launches = {"aclnnDynamicQuantV2": quantising, "aclnnQuantMatmulV4": products}
+        return Run([], 1.0, [Step({"a": 4}, 0, 1), Step({"a": 1}, 2, 3)], Work(launches, 0))
+
+    proof = quantised.proof_of_products(run(24, 24), 12, "W8A8_DYNAMIC")
+    assert proof == {"quantised_layers": 12, "aclnnDynamicQuant": 24, "aclnnQuantMatmul": 24}
+    for quantising, products in ((24, 23), (0, 24)):
+        with pytest.raises(GateFailed, match="12 quantised layers, not 24"):
+            quantised.proof_of_products(run(quantising, products), 12, "W8A8_DYNAMIC")
+    with pytest.raises(GateFailed, match="no linear layer"):
+        quantised.proof_of_products(run(0, 0), 0, "W8A8_DYNAMIC")
+
+
+def test_an_error_beyond_its_bound_is_refused() -> None:
+    scored = Scored([7, 8, 9], 1, [-1.0, -2.0], [], [])
+    metrics = quantised.within([[-1.1, -2.3]], [scored], "float", 0.2)
+    assert metrics["float_difference_mean"][0] == pytest.approx(0.2)
+    assert metrics["float_perplexity_ratio"][0] == pytest.approx(math.exp(0.2))
+    for found in ([[-1.1, -2.4]], [[-1.0, math.nan]]):
+        with pytest.raises(GateFailed, match="from the float model's by"):
+            quantised.within(found, [scored], "float", 0.2)
+    with pytest.raises(GateFailed, match="1 logprobs"):
+        quantised.within([[-1.0]], [scored], "float", 0.2)

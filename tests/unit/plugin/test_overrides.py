@@ -52,7 +52,9 @@ from vllm_ascend.overrides import (
 )
 from vllm_ascend.platform import IR_PROVIDER
 
+from matrix.schema import Quantisation
 from tests.unit.plugin import drafting
+from tests.unit.plugin.layers import pair
 
 HIDDEN, HEAD, HEADS, TOKENS = 64, 32, 2, 5
 
@@ -60,6 +62,10 @@ Pairs = list[tuple[torch.Tensor, torch.Tensor]]
 """What the NPU gave, and what it should have given."""
 
 LAYERS = "vllm.model_executor.layers"
+KERNELS = "vllm.model_executor.kernels.linear"
+
+TOLERANCE = {"attention-backend": 1e-2, "linear-kernel": 2e-2, "quantization": 2e-2}
+"""By kind, where operators take 16 bits or fewer; 1e-5 for all others."""
 
 
 @pytest.fixture(autouse=True)
@@ -331,10 +337,24 @@ def sleeping() -> Pairs:
     ]
 
 
+def quantised(form: str, scheme: str, group: int | None = None) -> Callable[[], Pairs]:
+    """A linear layer whose method the configuration chooses, and the product behind it."""
+    how = Quantisation.model_validate({"format": form, "scheme": scheme, "group_size": group})
+    return lambda: [pair(how, torch.float16)]
+
+
 CALLS: dict[str, Callable[[], Pairs]] = {
     **drafting.CALLS,
     "vllm.lora.punica_wrapper.punica_base.PunicaWrapperBase": adapters,
     "vllm.device_allocator.sleep_mode_backend.SleepModeBackend": sleeping,
+    f"{KERNELS}.Int8ScaledMMLinearKernel": quantised("compressed-tensors", "W8A8"),
+    f"{KERNELS}.MPLinearKernel": quantised("compressed-tensors", "W4A16", 32),
+    f"{LAYERS}.quantization.compressed_tensors.compressed_tensors.CompressedTensorsConfig": (
+        quantised("compressed-tensors", "W8A8_DYNAMIC")
+    ),
+    f"{LAYERS}.quantization.auto_awq.AutoAWQConfig": quantised("awq", "W4A16", 32),
+    f"{LAYERS}.quantization.auto_gptq.AutoGPTQConfig": quantised("gptq", "W4A16", 32),
+    f"{LAYERS}.quantization.base_config.QuantizationConfig": quantised("modelslim", "W8A8_DYNAMIC"),
     "vllm.ir.ops.rms_norm": ir_operator("rms_norm"),
     "vllm.ir.ops.fused_add_rms_norm": ir_operator("fused_add_rms_norm"),
     f"{LAYERS}.layernorm.GemmaRMSNorm": gemma_norm,
@@ -375,7 +395,7 @@ def test_calling_the_target_launches_the_operator_and_is_right(override: Overrid
     launches = counters.difference(counters.snapshot(), before)["launches"]
     launched = [name for name, tally in launches.items() if tally["count"]]
     assert any(fnmatchcase(name, override.operator) for name in launched), launched
-    tolerance = 1e-2 if override.kind == "attention-backend" else 1e-5
+    tolerance = TOLERANCE.get(override.kind, 1e-5)
     for given, expected in pairs:
         torch.testing.assert_close(
             given.cpu(), expected, atol=tolerance, rtol=tolerance, check_dtype=False

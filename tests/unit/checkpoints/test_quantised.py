@@ -1,0 +1,117 @@
+"""Quantised stand-ins: the codes and scales in the files stand for the weights beside them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from matrix.checkpoints import CheckpointError, _quantise, materialise
+from matrix.schema import Quantisation
+from tests.unit.checkpoints.conftest import stand_in_with
+
+PROJECTION = "model.layers.1.mlp.up_proj"
+
+
+def quantised(form: str, scheme: str, group: int | None = None, **changes: Any) -> Any:
+    how = {"format": form, "scheme": scheme, "group_size": group}
+    dims = {"hidden_size": 64, "intermediate_size": 96}
+    return stand_in_with(dims, kind="quantised-stand-in", quantisation=how, **changes)
+
+
+def unpacked(words: torch.Tensor, bits: int) -> torch.Tensor:
+    """[rows, words] to [rows, numbers], the lowest bits first."""
+    shifts = torch.arange(0, 32, bits)
+    return (words.long()[..., None] >> shifts & (1 << bits) - 1).flatten(1)
+
+
+@pytest.mark.parametrize("scheme", ["W8A8", "W8A8_DYNAMIC", "W8A16"])
+def test_modelslim_describes_each_tensor(tmp_path: Path, scheme: str) -> None:
+    folder = materialise(quantised("modelslim", scheme), tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    described = json.loads((folder / "quant_model_description.json").read_text())
+    assert described.pop("model_quant_type") == scheme
+    assert set(described) == set(weights)
+    assert described["lm_head.weight"] == "FLOAT"
+    assert described[f"{PROJECTION}.weight"] == scheme
+    codes, scale = weights[f"{PROJECTION}.weight"], weights[f"{PROJECTION}.weight_scale"]
+    assert codes.dtype == torch.int8
+    meant = load_file(folder / "dequantised" / "model.safetensors")[f"{PROJECTION}.weight"]
+    assert torch.equal(codes.float() * scale, meant)
+    original = load_file(folder / "float" / "model.safetensors")[f"{PROJECTION}.weight"]
+    assert 0 < (meant - original).abs().max() <= 0.51 * scale.max()
+
+
+def test_a_static_scheme_undoes_its_offset(tmp_path: Path) -> None:
+    folder = materialise(quantised("modelslim", "W8A8"), tmp_path)
+    parts = {
+        name.removeprefix(f"{PROJECTION}."): tensor
+        for name, tensor in load_file(folder / "model.safetensors").items()
+        if name.startswith(PROJECTION)
+    }
+    words = parts["deq_scale"].view(torch.int32).view(-1, 2)
+    assert not words[:, 1].any()
+    product = words[:, 0].contiguous().view(torch.float32)
+    assert torch.equal(product, parts["weight_scale"].flatten() * parts["input_scale"])
+    x = torch.randn(4, 64) * 0.3
+    codes = (x / parts["input_scale"] + parts["input_offset"]).round().clamp(-128, 127)
+    given = (codes @ parts["weight"].float().t() + parts["quant_bias"]) * product
+    expected = x @ (parts["weight"] * parts["weight_scale"]).t()
+    assert (given - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_groups_of_gptq(tmp_path: Path) -> None:
+    folder = materialise(quantised("gptq", "W4A16", 32), tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    codes = unpacked(weights[f"{PROJECTION}.qweight"].t(), 4) - 8
+    assert (unpacked(weights[f"{PROJECTION}.qzeros"], 4) == 7).all()  # stored less one
+    scale = weights[f"{PROJECTION}.scales"].float().t()[:, weights[f"{PROJECTION}.g_idx"].long()]
+    meant = load_file(folder / "dequantised" / "model.safetensors")[f"{PROJECTION}.weight"]
+    torch.testing.assert_close(codes * scale, meant, atol=0, rtol=0)
+
+
+def test_groups_of_awq(tmp_path: Path) -> None:
+    folder = materialise(quantised("awq", "W4A16", 32), tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    columns = [8 * word + column for word in range(12) for column in _quantise.AWQ_ORDER]
+    codes, zeros = torch.empty(64, 96), torch.empty(2, 96)
+    codes[:, columns] = unpacked(weights[f"{PROJECTION}.qweight"], 4).float()
+    zeros[:, columns] = unpacked(weights[f"{PROJECTION}.qzeros"], 4).float()
+    scale = weights[f"{PROJECTION}.scales"].float().repeat_interleave(32, 0)
+    meant = load_file(folder / "dequantised" / "model.safetensors")[f"{PROJECTION}.weight"]
+    torch.testing.assert_close((codes - zeros.repeat_interleave(32, 0)) * scale, meant.t())
+
+
+def test_compressed_tensors_reads_what_is_written(tmp_path: Path) -> None:
+    """The package that defines the format unpacks the numbers."""
+    from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_int32
+
+    folder = materialise(quantised("compressed-tensors", "W4A16", 32), tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    shape = torch.Size(weights[f"{PROJECTION}.weight_shape"].tolist())
+    codes = unpack_from_int32(weights[f"{PROJECTION}.weight_packed"], 4, shape)
+    scale = weights[f"{PROJECTION}.weight_scale"].float().repeat_interleave(32, 1)
+    meant = load_file(folder / "dequantised" / "model.safetensors")[f"{PROJECTION}.weight"]
+    torch.testing.assert_close(codes * scale, meant)
+
+
+def test_a_model_without_linear_layers_is_refused(tmp_path: Path) -> None:
+    model = quantised("modelslim", "W8A16", renames={r"model\.layers\.": "transformer.h."})
+    with pytest.raises(CheckpointError, match="no weights of linear layers"):
+        materialise(model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"format": "awq", "scheme": "W8A8"}, "W8A8 is a scheme of modelslim, compressed"),
+        ({"format": "modelslim", "scheme": "W8A8", "group_size": 64}, "no group_size"),
+    ],
+)
+def test_schemes_that_a_format_lacks_are_refused(how: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Quantisation.model_validate(how)

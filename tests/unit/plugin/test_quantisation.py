@@ -1,0 +1,240 @@
+"""Quantised layers of every format and scheme, and what is refused with which words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch_npu
+from safetensors.torch import save_file
+from vllm.config import DeviceConfig, VllmConfig, set_current_vllm_config
+from vllm.model_executor.kernels.linear import MPLinearLayerConfig
+from vllm.scalar_type import scalar_types
+from vllm_ascend import chips
+from vllm_ascend.overrides import quantizations, register_all
+from vllm_ascend.platform import NPUPlatform
+from vllm_ascend.quantization import registry
+from vllm_ascend.quantization.configs import AscendAWQConfig, AscendGPTQConfig
+from vllm_ascend.quantization.kernels import AscendInt8LinearKernel, AscendWeightOnlyLinearKernel
+from vllm_ascend.quantization.modelslim import DESCRIPTION, ModelSlimConfig, W8A8Linear
+from vllm_ascend.quantization.registry import UnsupportedQuantization
+
+from matrix.schema import Quantisation
+from tests.unit.plugin.layers import LENGTH, PREFIX, WIDTH, linear, pair
+
+HALVES = (torch.float16, torch.bfloat16)
+
+FORMS = [
+    Quantisation(format="modelslim", scheme="W8A8_DYNAMIC"),
+    Quantisation(format="modelslim", scheme="W8A8"),
+    Quantisation(format="modelslim", scheme="W8A16"),
+    Quantisation(format="compressed-tensors", scheme="W8A8_DYNAMIC"),
+    Quantisation(format="compressed-tensors", scheme="W8A8"),
+    Quantisation(format="compressed-tensors", scheme="W8A16"),
+    Quantisation(format="compressed-tensors", scheme="W4A16", group_size=32),
+    Quantisation(format="awq", scheme="W4A16", group_size=64),
+    Quantisation(format="gptq", scheme="W4A16", group_size=32),
+    Quantisation(format="gptq", scheme="W8A16"),
+]
+
+
+@pytest.fixture(autouse=True)
+def engine_configuration() -> Iterator[None]:
+    torch.manual_seed(0)
+    register_all()
+    with set_current_vllm_config(VllmConfig(device_config=DeviceConfig("npu"))):
+        yield
+
+
+@pytest.fixture
+def on_310p(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(torch_npu._C, "_npu_get_soc_version", lambda: 202)
+    chips.chip.cache_clear()
+    yield
+    chips.chip.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+@pytest.mark.parametrize("how", FORMS, ids=lambda how: f"{how.format}-{how.scheme}")
+def test_a_layer_multiplies_by_what_its_codes_stand_for(
+    how: Quantisation, dtype: torch.dtype
+) -> None:
+    """Inputs of 8 bits are off by up to half a step; whole inputs by the rounding of the dtype."""
+    given, expected = pair(how, dtype)
+    tolerance = 2e-2 if how.scheme.startswith("W8A8") else {HALVES[0]: 2e-3, HALVES[1]: 1e-2}[dtype]
+    torch.testing.assert_close(given, expected, atol=tolerance, rtol=0)
+    assert not torch.equal(given, expected)
+
+
+def test_rounding_of_a_static_scale_is_taken_out_again() -> None:
+    """bfloat16 keeps 8 bits of the factor; the product must not be off by its error."""
+    layer, meant = linear(FORMS[1], torch.bfloat16)
+    x = torch.randn(512, LENGTH).clamp(-3, 4).bfloat16()
+    given, expected = layer(x.npu()).float().cpu(), x.float() @ meant.t()
+    slope = (given * expected).sum() / expected.square().sum()
+    assert abs(slope - 1) < 1e-3
+
+
+def test_a_bias_is_added_once() -> None:
+    for how in FORMS:
+        layer, _ = linear(how, torch.bfloat16)
+        x, bias = torch.randn(3, LENGTH).bfloat16().npu(), torch.full((WIDTH,), 64.0).bfloat16()
+        added = layer.quant_method.apply(layer, x, bias.npu()) - layer(x)
+        # ModelSlim's static files have the layer's own bias within quant_bias.
+        within = how.format == "modelslim" and how.scheme == "W8A8"
+        assert abs(added.float().mean() - (0 if within else 64)) < 0.5, how
+
+
+def test_what_was_loaded_does_not_stay_beside_what_is_used() -> None:
+    layer, _ = linear(FORMS[7], torch.float16)
+    assert {name for name, _ in layer.named_parameters()} == {
+        "qweight",
+        "product.scale",
+        "product.offset",
+    }
+    assert layer.qweight is layer.product.weight
+    assert layer.qweight.numel() == LENGTH * WIDTH // 8
+
+
+def test_a_scheme_that_is_taken_is_not_replaced() -> None:
+    with pytest.raises(ValueError, match="W8A8 for linear layers is W8A8Linear already"):
+        registry.register_scheme("W8A8", registry.LINEAR)(W8A8Linear)
+
+
+def test_an_unknown_scheme_names_the_layer_and_the_nearest() -> None:
+    config = ModelSlimConfig({f"{PREFIX}.weight": "W8A8_DYNAMC"})
+    with pytest.raises(UnsupportedQuantization, match=r"down_proj.*mean 'W8A8_DYNAMIC'"):
+        registry.find_scheme(config.scheme_of(PREFIX), registry.LINEAR, PREFIX)
+
+
+def test_a_layer_that_the_description_lacks_is_named_with_the_nearest() -> None:
+    config = ModelSlimConfig({f"{PREFIX}.weight": "W8A8"})
+    with pytest.raises(UnsupportedQuantization, match=r"json has no .*0\.mlp\.up_proj.*down_proj"):
+        config.scheme_of(PREFIX.replace("down", "up"))
+
+
+def test_parts_of_one_layer_have_one_scheme() -> None:
+    names = [f"model.layers.0.self_attn.{part}_proj.weight" for part in "qkv"]
+    config = ModelSlimConfig(dict(zip(names, ("W8A8", "W8A8", "FLOAT"), strict=True)))
+    config.packed_modules_mapping = {"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
+    with pytest.raises(UnsupportedQuantization, match=r"qkv_proj.*one layer in vLLM.*FLOAT"):
+        config.scheme_of("model.layers.0.self_attn.qkv_proj")
+
+
+def test_offsets_of_weights_are_refused_where_the_product_has_none() -> None:
+    with pytest.raises(UnsupportedQuantization, match="weight_offset other than zero"):
+        linear(FORMS[0], torch.float16, {"weight_offset": torch.ones(WIDTH, 1)})
+
+
+def test_parts_that_read_one_input_have_one_scale() -> None:
+    layer = SimpleNamespace(
+        input_scale=torch.tensor([0.1, 0.2]), input_offset=torch.zeros(2), weight=None
+    )
+    with pytest.raises(UnsupportedQuantization, match=r"different input_scale.*0\.2"):
+        W8A8Linear(ModelSlimConfig({})).product(layer)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config", "missing"),
+    [
+        (
+            {f"{PREFIX}.qweight": torch.int32, f"{PREFIX}.scale": torch.float16},
+            AscendAWQConfig(4, 32, True, False),
+            rf"{PREFIX}\.qweight, and not {PREFIX}\.scales.*nearest name is {PREFIX}\.scale\.",
+        ),
+        (
+            {f"{PREFIX}.qweight": torch.int32, f"{PREFIX}.scales": torch.float16},
+            AscendGPTQConfig(4, 32, False, True, False, {}, {}),
+            rf"not {PREFIX}\.qzeros",
+        ),
+        (
+            {f"{PREFIX}.weight": torch.int8, f"{PREFIX}.weight_offset": torch.float32},
+            ModelSlimConfig({f"{PREFIX}.weight": "W8A8_DYNAMIC"}),
+            rf"not {PREFIX}\.weight_scale, .*nearest name is {PREFIX}\.weight_offset",
+        ),
+    ],
+    ids=["awq", "gptq", "modelslim"],
+)
+def test_missing_scales_are_named_before_anything_is_loaded(
+    tmp_path: Path, tensors: dict[str, torch.dtype], config: ModelSlimConfig, missing: str
+) -> None:
+    whole = {name: torch.zeros(1, dtype=dtype) for name, dtype in tensors.items()}
+    save_file(whole, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnsupportedQuantization, match=rf"{tmp_path} has .*{missing}"):
+        config.maybe_update_config(str(tmp_path))
+
+
+def test_a_float_layer_needs_no_scales(tmp_path: Path) -> None:
+    save_file({f"{PREFIX}.weight": torch.zeros(1)}, tmp_path / "model.safetensors")
+    ModelSlimConfig({f"{PREFIX}.weight": "FLOAT"}).maybe_update_config(str(tmp_path))
+
+
+def test_an_unknown_quantisation_is_refused_with_the_nearest() -> None:
+    for name in quantizations():
+        NPUPlatform.verify_quantization(name)
+    with pytest.raises(UnsupportedQuantization, match=r"'fbgemm_fp8'.*awq.*compressed-tensors"):
+        NPUPlatform.verify_quantization("fbgemm_fp8")
+    with pytest.raises(UnsupportedQuantization, match=r"'auto-awq'.*mean 'auto_awq'"):
+        NPUPlatform.verify_quantization("auto-awq")
+
+
+def test_a_checkpoint_of_modelslim_is_seen_by_its_description(tmp_path: Path) -> None:
+    found = SimpleNamespace(quantization=None, model=str(tmp_path), revision=None)
+    config = SimpleNamespace(
+        model_config=found,
+        load_config=None,
+        quant_config=None,
+        get_quantization_config=lambda model, load: model.quantization,
+    )
+    NPUPlatform._find_quantization(config)
+    assert found.quantization is None
+    (tmp_path / DESCRIPTION).write_text("{}")
+    NPUPlatform._find_quantization(config)
+    assert (found.quantization, config.quant_config) == ("ascend", "ascend")
+
+
+def mixed(**changes: object) -> MPLinearLayerConfig:
+    shape = (LENGTH, WIDTH)
+    given = {
+        "full_weight_shape": shape,
+        "partition_weight_shape": shape,
+        "weight_type": scalar_types.uint4b8,
+        "act_type": torch.float16,
+        "group_size": 32,
+        "zero_points": False,
+    }
+    return MPLinearLayerConfig(**{**given, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"weight_type": scalar_types.uint3b4}, "uint3"),
+        ({"zero_points": True}, "zero points: True"),
+        ({"act_type": torch.float32}, "float32"),
+        ({"group_size": 48}, "groups of 48 among 128"),
+        ({"partition_weight_shape": (LENGTH, 60)}, "60 outputs"),
+    ],
+)
+def test_weights_that_no_product_takes_say_why(changes: dict, words: str) -> None:
+    assert AscendWeightOnlyLinearKernel.can_implement(mixed()) == (True, None)
+    can, reason = AscendWeightOnlyLinearKernel.can_implement(mixed(**changes))
+    assert not can
+    assert words in reason
+
+
+@pytest.mark.usefixtures("on_310p")
+def test_what_the_300i_lacks_is_refused_by_name() -> None:
+    int8 = {"weight_type": scalar_types.uint8b128}
+    kernel = AscendWeightOnlyLinearKernel
+    assert "no products with int4" in kernel.can_implement(mixed())[1]
+    assert "one scale a channel" in kernel.can_implement(mixed(**int8))[1]
+    assert "bfloat16" in kernel.can_implement(mixed(**int8, act_type=torch.bfloat16))[1]
+    assert kernel.can_implement(mixed(**int8, group_size=-1)) == (True, None)
+    dynamic = SimpleNamespace(is_static_input_scheme=False, input_symmetric=True)
+    assert "npu_dynamic_quant" in AscendInt8LinearKernel.can_implement(dynamic)[1]
+    with pytest.raises(UnsupportedQuantization, match=r"needs npu_dynamic_quant.*310P"):
+        linear(FORMS[0], torch.float16)
