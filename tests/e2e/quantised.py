@@ -17,7 +17,10 @@ OPERATORS: Mapping[str, tuple[str, ...]] = {
     "W8A16": ("aclnnWeightQuantBatchMatmul",),
     "W4A16": ("aclnnWeightQuantBatchMatmul",),
 }
-"""Beginnings of the names of the operators that each quantised layer launches once a step."""
+"""Beginnings of names of operators: what quantises inputs, if anything, and the product."""
+
+GROUPED = "aclnnGroupedMatmul"
+"""The same of the product of experts."""
 
 
 def base(ctx: CellContext) -> Outcome:
@@ -29,9 +32,8 @@ def base(ctx: CellContext) -> Outcome:
     told = references["float"].decisive(int(ctx.parameter("prompts", 8)), length)
     with start(ctx) as engine:
         run = engine.generate([e.tokens for e in told], greedy(length, prompt_logprobs=0))
-        proof = engine.proof_of_attention(run) | proof_of_products(
-            run, quantised_layers(engine), scheme
-        )
+        proof = engine.proof_of_attention(run)
+        proof |= proof_of_products(run, *quantised_layers(engine), scheme)
     found = logprobs(run)
     outcome = Outcome(proof=proof, timings=dict(engine.timings))
     for name, reference in references.items():
@@ -44,37 +46,48 @@ def base(ctx: CellContext) -> Outcome:
     return outcome
 
 
-def quantised_layers(engine: Engine) -> int:
-    """How many linear layers of the model have a method other than vLLM's for float weights."""
-    return int(engine.llm.apply_model(_count)[0])
+def quantised_layers(engine: Engine) -> tuple[int, int]:
+    """How many linear layers, and mixtures of experts, have no method of vLLM for float weights."""
+    linear, experts = engine.llm.apply_model(_count)[0]
+    return int(linear), int(experts)
 
 
-def _count(model: Any) -> int:
+def _count(model: Any) -> tuple[int, int]:
+    from vllm.model_executor.layers.fused_moe import RoutedExperts, UnquantizedFusedMoEMethod
     from vllm.model_executor.layers.linear import LinearBase, UnquantizedLinearMethod
 
-    return sum(
-        isinstance(module, LinearBase)
-        and not isinstance(module.quant_method, UnquantizedLinearMethod)
-        for module in model.modules()
+    def quantised(kind: type, plain: type) -> int:
+        found = [module for module in model.modules() if isinstance(module, kind)]
+        return sum(not isinstance(module.quant_method, plain) for module in found)
+
+    return (
+        quantised(LinearBase, UnquantizedLinearMethod),
+        quantised(RoutedExperts, UnquantizedFusedMoEMethod),
     )
 
 
-def proof_of_products(run: Run, layers: int, scheme: str) -> dict[str, object]:
-    """Require that each step launched the scheme's operators once for each quantised layer.
+def proof_of_products(run: Run, linear: int, experts: int, scheme: str) -> dict[str, object]:
+    """Require that each step launched the scheme's operators once for each quantised product.
+
+    A mixture of experts has two products, which are grouped ones.
 
     Raises:
-        GateFailed: no layer is quantised, or the launches are not layers times steps.
+        GateFailed: no layer is quantised, or the launches are not products times steps.
     """
-    require(layers > 0, "no linear layer of the model is quantised")
-    proof: dict[str, object] = {"quantised_layers": layers}
+    require(linear > 0, "no linear layer of the model is quantised")
+    proof: dict[str, object] = {"quantised_layers": linear, "quantised_experts": experts}
     if run.work is None:
         return proof
-    for operator in OPERATORS[scheme]:
-        count, expected = run.work.matching(operator), layers * len(run.steps)
+    *quantising, product = OPERATORS[scheme]
+    products = dict.fromkeys(quantising, linear + 2 * experts) | {product: linear}
+    if experts:
+        products[GROUPED] = 2 * experts
+    for operator, each in products.items():
+        count, expected = run.work.matching(operator), each * len(run.steps)
         require(
             count == expected,
-            f"{count} launches of {operator}* in {len(run.steps)} steps of {layers} quantised "
-            f"layers, not {expected}: {dict(sorted(run.work.launches.items()))}",
+            f"{count} launches of {operator}* in {len(run.steps)} steps of {each} quantised "
+            f"products, not {expected}: {dict(sorted(run.work.launches.items()))}",
         )
         proof[operator] = count
     return proof

@@ -1,4 +1,4 @@
-"""Mixture of experts without quantisation: tokens sorted by expert, two grouped products, and the
+"""Mixture of experts: tokens sorted by expert, two grouped products, and the
 weighted sum of each token's results.
 """
 
@@ -64,34 +64,44 @@ class AscendUnquantizedFusedMoEMethod(UnquantizedFusedMoEMethod):
         shared_experts: object,
         shared_experts_input: Tensor | None,
     ) -> Tensor:
-        """x: [tokens, hidden]; weights and ids: [tokens, k]. Returns [tokens, hidden].
+        return through_experts(layer, x, topk_weights, topk_ids, _products)
 
-        Raises:
-            NotImplementedError: an activation or a layout of experts that is not there yet.
-        """
-        activation = ACTIVATIONS.get(layer.activation)
-        if activation is None:
-            raise NotImplementedError(
-                f"experts with the activation {layer.activation.value!r} are not implemented on an "
-                f"NPU; {', '.join(sorted(a.value for a in ACTIVATIONS))} are"
-            )
-        if layer.expert_map is not None or layer.apply_router_weight_on_input:
-            raise NotImplementedError(
-                "expert parallelism, and router weights on the input, are not implemented on an NPU"
-            )
-        experts = layer.w13_weight.shape[0]
-        rows, places, counts, _ = torch_npu.npu_moe_init_routing_v2(
-            x,
-            topk_ids.int(),
-            active_num=topk_ids.numel(),
-            expert_num=experts,
-            expert_tokens_num_type=COUNTS,
-            expert_tokens_num_flag=True,
-            active_expert_range=[0, experts],
+
+Products = Callable[[torch.nn.Module, str, Tensor, Tensor], Tensor]
+"""Layer, ``w13`` or ``w2``, rows sorted by expert and their counts to each row's product."""
+
+
+def through_experts(
+    layer: torch.nn.Module, x: Tensor, topk_weights: Tensor, topk_ids: Tensor, products: Products
+) -> Tensor:
+    """x: [tokens, hidden]; weights and ids: [tokens, k]. Returns [tokens, hidden].
+
+    Raises:
+        NotImplementedError: an activation or a layout of experts that is not there yet.
+    """
+    activation = ACTIVATIONS.get(layer.activation)
+    if activation is None:
+        raise NotImplementedError(
+            f"experts with the activation {layer.activation.value!r} are not implemented on an "
+            f"NPU; {', '.join(sorted(a.value for a in ACTIVATIONS))} are"
         )
-        rows = activation(_products(layer, "w13", rows, counts))
-        rows = _products(layer, "w2", rows, counts)
-        return torch_npu.npu_moe_token_unpermute(rows, places, probs=topk_weights)
+    if layer.expert_map is not None or layer.apply_router_weight_on_input:
+        raise NotImplementedError(
+            "expert parallelism, and router weights on the input, are not implemented on an NPU"
+        )
+    experts = layer.w13_weight.shape[0]
+    rows, places, counts, _ = torch_npu.npu_moe_init_routing_v2(
+        x,
+        topk_ids.int(),
+        active_num=topk_ids.numel(),
+        expert_num=experts,
+        expert_tokens_num_type=COUNTS,
+        expert_tokens_num_flag=True,
+        active_expert_range=[0, experts],
+    )
+    rows = activation(products(layer, "w13", rows, counts))
+    rows = products(layer, "w2", rows, counts)
+    return torch_npu.npu_moe_token_unpermute(rows, places, probs=topk_weights)
 
 
 def _products(layer: torch.nn.Module, name: str, rows: Tensor, counts: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from vllm.model_executor.parameter import (
     PerTensorScaleParameter,
 )
 
+from vllm_ascend.quantization import experts  # noqa: F401  # registers its schemes
 from vllm_ascend.quantization.checkpoints import require_companions
 from vllm_ascend.quantization.products import DynamicProduct, StaticProduct, WeightOnlyProduct
 from vllm_ascend.quantization.registry import (

@@ -276,13 +276,17 @@ def test_quantised_products_have_to_be_launched_once_per_layer_and_step() -> Non
         launches = {"aclnnDynamicQuantV2": quantising, "aclnnQuantMatmulV4": products}
         return Run([], 1.0, [Step({"a": 4}, 0, 1), Step({"a": 1}, 2, 3)], Work(launches, 0))
 
-    proof = quantised.proof_of_products(run(24, 24), 12, "W8A8_DYNAMIC")
-    assert proof == {"quantised_layers": 12, "aclnnDynamicQuant": 24, "aclnnQuantMatmul": 24}
+    proof = quantised.proof_of_products(run(24, 24), 12, 0, "W8A8_DYNAMIC")
+    assert (proof["aclnnDynamicQuant"], proof["aclnnQuantMatmul"]) == (24, 24)
     for quantising, products in ((24, 23), (0, 24)):
-        with pytest.raises(GateFailed, match="12 quantised layers, not 24"):
-            quantised.proof_of_products(run(quantising, products), 12, "W8A8_DYNAMIC")
+        with pytest.raises(GateFailed, match="12 quantised products, not 24"):
+            quantised.proof_of_products(run(quantising, products), 12, 0, "W8A8_DYNAMIC")
     with pytest.raises(GateFailed, match="no linear layer"):
-        quantised.proof_of_products(run(0, 0), 0, "W8A8_DYNAMIC")
+        quantised.proof_of_products(run(0, 0), 0, 0, "W8A8_DYNAMIC")
+    with pytest.raises(GateFailed, match=r"24 launches of aclnnDynamicQuant\*.*14 quantised"):
+        quantised.proof_of_products(run(24, 24), 12, 1, "W8A8_DYNAMIC")
+    with pytest.raises(GateFailed, match=r"0 launches of aclnnGroupedMatmul\*"):
+        quantised.proof_of_products(run(28, 24), 12, 1, "W8A8_DYNAMIC")
 
 
 def test_an_error_beyond_its_bound_is_refused() -> None:

@@ -12,6 +12,13 @@ import torch_npu
 from safetensors.torch import save_file
 from vllm.config import DeviceConfig, VllmConfig, set_current_vllm_config
 from vllm.model_executor.kernels.linear import MPLinearLayerConfig
+from vllm.model_executor.layers.fused_moe import RoutedExperts
+from vllm.model_executor.layers.fused_moe.activation import MoEActivation
+from vllm.model_executor.layers.fused_moe.config import (
+    FusedMoEConfig,
+    FusedMoEParallelConfig,
+    RoutingMethodType,
+)
 from vllm.scalar_type import scalar_types
 from vllm_ascend import chips
 from vllm_ascend.overrides import quantizations, register_all
@@ -238,3 +245,62 @@ def test_what_the_300i_lacks_is_refused_by_name() -> None:
     assert "npu_dynamic_quant" in AscendInt8LinearKernel.can_implement(dynamic)[1]
     with pytest.raises(UnsupportedQuantization, match=r"needs npu_dynamic_quant.*310P"):
         linear(FORMS[0], torch.float16)
+
+
+def experts(dtype: torch.dtype) -> tuple[object, torch.nn.Module, dict[str, torch.Tensor]]:
+    """A method with a layer of four int8 experts of it, and what their weights stand for."""
+    config = FusedMoEConfig(
+        num_experts=4,
+        experts_per_token=2,
+        hidden_dim=LENGTH,
+        intermediate_size=WIDTH,
+        num_local_experts=4,
+        num_logical_experts=4,
+        activation=MoEActivation.SILU,
+        device="npu",
+        routing_method=RoutingMethodType.Renormalize,
+        moe_parallel_config=FusedMoEParallelConfig.make_no_parallel(),
+        in_dtype=dtype,
+    )
+    find = registry.find_scheme("W8A8_DYNAMIC", registry.EXPERTS, "model.layers.0.mlp.experts")
+    method, layer = find(ModelSlimConfig({}), config), torch.nn.Module()
+    method.create_weights(layer, 4, LENGTH, WIDTH, dtype)
+    layer.activation, layer.expert_map = MoEActivation.SILU, None
+    layer.apply_router_weight_on_input = False
+    meant = {}
+    for name in ("w13", "w2"):
+        codes = layer.get_parameter(f"{name}_weight").data.random_(-127, 128)
+        scale = layer.get_parameter(f"{name}_weight_scale").data.uniform_(0.5, 1.5).div_(1000)
+        meant[name] = codes.float() * scale
+    return method, layer.npu(), meant
+
+
+@pytest.mark.parametrize("dtype", HALVES, ids=str)
+def test_experts_multiply_by_what_their_codes_stand_for(dtype: torch.dtype) -> None:
+    method, layer, meant = experts(dtype)
+    method.process_weights_after_loading(layer)
+    x, weights = torch.randn(5, LENGTH).to(dtype), torch.rand(5, 2)
+    ids = torch.tensor([[0, 1], [3, 1], [1, 0], [3, 0], [1, 3]], dtype=torch.int32)
+    given = method.apply(layer, x.npu(), weights.npu(), ids.npu(), None, None).float().cpu()
+    expected = torch.zeros(5, LENGTH)
+    for token, (chosen, shares) in enumerate(zip(ids.tolist(), weights, strict=True)):
+        for expert, share in zip(chosen, shares, strict=True):
+            gate, value = (meant["w13"][expert] @ x[token].float()).chunk(2)
+            hidden = torch.nn.functional.silu(gate) * value
+            expected[token] += share * (meant["w2"][expert] @ hidden)
+    greatest = expected.abs().max()
+    torch.testing.assert_close(given / greatest, expected / greatest, atol=2e-2, rtol=0)
+
+
+def test_offsets_of_experts_are_refused() -> None:
+    method, layer, _ = experts(torch.float16)
+    layer.w2_weight_offset.data[0] = 1
+    with pytest.raises(UnsupportedQuantization, match="w2_weight_offset other than zero"):
+        method.process_weights_after_loading(layer)
+
+
+def test_experts_of_a_format_that_has_none_are_refused() -> None:
+    layer = object.__new__(RoutedExperts)
+    config = AscendAWQConfig(4, 32, True, False)
+    with pytest.raises(UnsupportedQuantization, match=r"mlp\.experts: experts quantised as auto_a"):
+        config.get_quant_method(layer, "model.layers.0.mlp.experts")
