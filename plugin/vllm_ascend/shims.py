@@ -9,9 +9,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from vllm.config.profiler import ProfilerConfig
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,19 @@ def _no_warmup(worker: object, *, process_local_only: bool = False) -> None:
     """CANN's operators are compiled ahead of time: there is nothing to warm up."""
 
 
+def _check_profiler(profiler_config: ProfilerConfig) -> None:
+    """Takes the one profiler that an NPU has.
+
+    Raises:
+        ValueError: another was asked for.
+    """
+    if profiler_config.profiler not in (None, "torch"):
+        raise ValueError(
+            f"The profiler {profiler_config.profiler!r} is for GPUs. On an NPU take 'torch', which "
+            "is torch_npu.profiler there."
+        )
+
+
 _STREAMS = "the model runner names torch.cuda's streams and events for its asynchronous copies"
 _STREAMS_UPSTREAM = (
     "vLLM using torch.Stream, torch.Event and torch.accelerator throughout the model runner"
@@ -64,6 +80,13 @@ SHIMS: tuple[Shim, ...] = (
         "it warms up CUDA and Triton kernels, none of which an NPU runs, and imports a model "
         "that needs torchvision",
         "a platform hook around kernel_warmup, as register_triton_kernel_overrides is one",
+    ),
+    Shim(
+        "vllm.v1.worker.gpu_worker",
+        "validate_worker_profiler_config",
+        lambda: _check_profiler,
+        "it has a fixed table of device types and refuses every profiler on another one",
+        "a platform hook that names its profilers",
     ),
 )
 

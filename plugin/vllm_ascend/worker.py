@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import gc
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from vllm.device_allocator.sleep_mode_backend import SleepModeBackend
@@ -16,11 +17,18 @@ from vllm.v1.worker.gpu_worker import Worker, init_worker_distributed_environmen
 from vllm.v1.worker.utils import request_memory
 
 from vllm_ascend import shims
+from vllm_ascend.profiling import AscendProfiler
 from vllm_ascend.sleep import AscendSleepBackend
 
 
 class NPUWorker(Worker):
     """One process on one NPU."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        shims.apply_all()
+        super().__init__(*args, **kwargs)
+        if self.profiler_config.profiler is not None:
+            self.profiler = AscendProfiler(self.profiler_config)
 
     def init_device(self) -> None:
         """Takes the device, joins the process group, measures free memory and makes the runner.
@@ -28,7 +36,6 @@ class NPUWorker(Worker):
         Raises:
             RuntimeError: there is no NPU for this rank.
         """
-        shims.apply_all()
         # torch-npu closes its process groups when the interpreter leaves; an engine that lives in
         # this process would close them after it, and fail. Handlers run last in, first out.
         atexit.register(cleanup_dist_env_and_memory)

@@ -261,7 +261,9 @@ def guided_decoding(ctx: CellContext) -> Outcome:
         "json": StructuredOutputsParams(json=SCHEMA),
     }
     # A model of random weights would fill a document with white space where that is allowed.
-    settings = {"backend": "xgrammar", "disable_any_whitespace": True}
+    settings: dict[str, Any] = {"backend": ctx.parameter("backend", "xgrammar")}
+    if settings["backend"] != "outlines":
+        settings["disable_any_whitespace"] = True
     with start(ctx, in_process=False, structured_outputs_config=settings) as engine:
         # The first words are enough to see that the model would not say this by itself.
         free = engine.generate(asked, greedy(min(length, 16), ignore_eos=False))
@@ -273,6 +275,10 @@ def guided_decoding(ctx: CellContext) -> Outcome:
         }
         proof = dict(engine.platform)
         proof["backend"] = engine.config.structured_outputs_config.backend
+        require(
+            proof["backend"] == settings["backend"],
+            f"the backend is {proof['backend']}, and {settings['backend']} was asked for",
+        )
     proof |= proof_of_work_elsewhere(engine.counters)
     free_texts = [o.outputs[0].text for o in free.outputs]
     guided_texts = {k: [o.outputs[0].text for o in run.outputs] for k, run in guided.items()}
