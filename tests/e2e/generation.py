@@ -6,7 +6,9 @@ import itertools
 import json
 import math
 import re
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tests.e2e import compare, prompts
@@ -94,6 +96,24 @@ def async_scheduling(ctx: CellContext) -> Outcome:
             f"only {run.overlapping} of {len(run.steps)} steps were scheduled before the output "
             "of the step before had been read",
         )
+        return compared(ctx, engine, reference, run, expected, proof)
+
+
+def sliding_window(ctx: CellContext) -> Outcome:
+    """Layers that see a window of the last tokens only, with prompts that are longer."""
+    length, size = int(ctx.parameter("max_tokens", 12)), int(ctx.parameter("prompt_tokens", 150))
+    reference = Reference(ctx.checkpoint)
+    asked = prompts.long_prompts(reference.tokenizer, int(ctx.parameter("prompts", 4)), size)
+    expected = reference.greedy(asked, length)
+    wide = Reference(_without_window(ctx.checkpoint, ctx.workdir / "wide", 4 * size))
+    others = [scored.continuation for scored in wide.greedy(asked, length)]
+    with start(ctx) as engine:
+        run = engine.generate(asked, greedy(length))
+        proof = engine.proof_of_attention(run)
+        window = int(engine.config.model_config.hf_text_config.sliding_window)
+        groups = engine.core.scheduler.kv_cache_config.kv_cache_groups
+        proof["cache_groups"] = sorted(type(group.kv_cache_spec).__name__ for group in groups)
+        proof |= proof_of_window(run.tokens, others, window, size)
         return compared(ctx, engine, reference, run, expected, proof)
 
 
@@ -240,6 +260,12 @@ SCHEMA: dict[str, Any] = {
 }
 """A schema whose documents are short, whatever the model would like to say."""
 
+ENUMERATED: dict[str, Any] = {
+    **SCHEMA,
+    "properties": {**SCHEMA["properties"], "pupils": {"enum": [7, 42, 90]}},
+}
+"""The same for outlines, which takes no bounds of numbers: fewer documents, all of the schema."""
+
 CHOICES = ["a red boat", "a blue boat", "no boat"]
 PATTERN = r"[a-f]{4}-[0-9]{3}"
 
@@ -251,18 +277,18 @@ def guided_decoding(ctx: CellContext) -> Outcome:
     """
     from vllm.sampling_params import StructuredOutputsParams
 
-    length = int(ctx.parameter("max_tokens", 48))
+    length, backend = int(ctx.parameter("max_tokens", 48)), ctx.parameter("backend", "xgrammar")
     reference = Reference(ctx.checkpoint)
     texts = prompts.SHORT[: int(ctx.parameter("prompts", 2))]
     asked = prompts.encode(reference.tokenizer, texts)
     constraints = {
         "choice": StructuredOutputsParams(choice=CHOICES),
         "regex": StructuredOutputsParams(regex=PATTERN),
-        "json": StructuredOutputsParams(json=SCHEMA),
+        "json": StructuredOutputsParams(json=ENUMERATED if backend == "outlines" else SCHEMA),
     }
     # A model of random weights would fill a document with white space where that is allowed.
-    settings: dict[str, Any] = {"backend": ctx.parameter("backend", "xgrammar")}
-    if settings["backend"] != "outlines":
+    settings: dict[str, Any] = {"backend": backend}
+    if backend != "outlines":
         settings["disable_any_whitespace"] = True
     with start(ctx, in_process=False, structured_outputs_config=settings) as engine:
         # The first words are enough to see that the model would not say this by itself.
@@ -276,8 +302,8 @@ def guided_decoding(ctx: CellContext) -> Outcome:
         proof = dict(engine.platform)
         proof["backend"] = engine.config.structured_outputs_config.backend
         require(
-            proof["backend"] == settings["backend"],
-            f"the backend is {proof['backend']}, and {settings['backend']} was asked for",
+            proof["backend"] == backend,
+            f"the backend is {proof['backend']}, and {backend} was asked for",
         )
     proof |= proof_of_work_elsewhere(engine.counters)
     free_texts = [o.outputs[0].text for o in free.outputs]
@@ -343,6 +369,20 @@ def proof_of_chunks(
         "prefill_parts": sum(chunks),
         "prompts": len(chunks),
     }
+
+
+def proof_of_window(
+    found: Sequence[Sequence[int]], others: Sequence[Sequence[int]], window: int, size: int
+) -> dict[str, object]:
+    """Require prompts longer than the window, and answers that a wide window does not give.
+
+    Raises:
+        GateFailed: the window holds a whole prompt, or makes no difference.
+    """
+    require(window < size, f"the window of {window} tokens holds prompts of {size}")
+    changed = sum(list(a) != list(b) for a, b in zip(found, others, strict=True))
+    require(changed > 0, "the same answers come without the window, so nothing shows that it is on")
+    return {"window": window, "prompt_tokens": size, "answers_changed_by_the_window": changed}
 
 
 def proof_of_prefix_hits(hits: Sequence[float], warm: int, cold: int) -> dict[str, object]:
@@ -487,6 +527,14 @@ def compared(
         ],
         timings={**engine.timings, "reference": reference.seconds},
     )
+
+
+def _without_window(checkpoint: Path, folder: Path, window: int) -> Path:
+    """The same checkpoint with a window that holds everything."""
+    shutil.copytree(checkpoint, folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "sliding_window": window}))
+    return folder
 
 
 def _scores(

@@ -36,20 +36,18 @@ def controls(ctx: CellContext) -> Outcome:
             [greedy(1, bad_words=[words[i]]) for i in usable],
         )
         free, narrow = (
-            engine.generate(
-                asked[:1], sampled(1, n=DRAWS, temperature=1.5, seed=3, min_p=value)
-            )
+            engine.generate(asked[:1], sampled(1, n=DRAWS, temperature=1.5, seed=3, min_p=value))
             for value in (0.0, least)
         )
-        pushed = engine.generate(
-            asked, [greedy(1, logit_bias={row[1][0]: 100.0}) for row in best]
-        )
+        pushed = engine.generate(asked, [greedy(1, logit_bias={row[1][0]: 100.0}) for row in best])
         own = engine.generate(asked, greedy(1, extra_args={"divisor": DIVISOR}))
         plain = engine.generate(asked, greedy(1))
         proof = engine.proof_of_attention(plain)
     proof |= proof_of_bad_words([best[i] for i in usable], [t[0] for t in barred.tokens])
     proof |= proof_of_min_p(best[0], _firsts(free), _firsts(narrow), least, 1.5)
-    proof |= proof_of_choice("a bias of 100", [r[1][0] for r in best], [t[0] for t in pushed.tokens])
+    proof |= proof_of_choice(
+        "a bias of 100", [r[1][0] for r in best], [t[0] for t in pushed.tokens]
+    )
     allowed = [next(t for t, _ in row if t % DIVISOR == 0) for row in best]
     proof |= proof_of_choice("the processor", allowed, [t[0] for t in own.tokens])
     proof |= proof_of_choice("no control", [r[0][0] for r in best], [t[0] for t in plain.tokens])

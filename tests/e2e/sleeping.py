@@ -1,4 +1,4 @@
-"""Sleep mode: an engine gives its memory back and answers as before when it is woken."""
+"""Memory: an engine that sleeps gives it back, and one that has too little says so."""
 
 from __future__ import annotations
 
@@ -45,6 +45,36 @@ def sleep(ctx: CellContext) -> Outcome:
         compare.equal_tokens(first.tokens, run.tokens, "tokens after level 1")
         compare.equal_tokens(second.tokens, run.tokens, "tokens after level 2 and a reload")
         return compared(ctx, engine, reference, run, expected, proof)
+
+
+def too_little_memory(ctx: CellContext) -> Outcome:
+    """An engine refuses to start with less memory than one request needs; the next one starts."""
+    length = int(ctx.parameter("max_tokens", 8))
+    reference = Reference(ctx.checkpoint)
+    expected = reference.decisive(int(ctx.parameter("prompts", 2)), length)
+    said = ""
+    try:
+        with start(ctx, kv_cache_memory_bytes=1 << 12):
+            pass
+    except ValueError as error:
+        said = str(error)
+    proof = proof_of_shortage(said)
+    with start(ctx) as engine:
+        run = engine.generate([e.prompt for e in expected], greedy(length))
+        proof |= engine.proof_of_attention(run)
+        return compared(ctx, engine, reference, run, expected, proof)
+
+
+def proof_of_shortage(said: str) -> dict[str, object]:
+    """Require an error that speaks of the cache's memory and of an option that changes it.
+
+    Raises:
+        GateFailed: there was no error, or it does not help.
+    """
+    require(bool(said), "an engine started with 4 KiB for its KV cache")
+    helps = "memory" in said and ("gpu_memory_utilization" in said or "max_model_len" in said)
+    require(helps, f"the error does not say what to change: {said!r}")
+    return {"error": said[:200]}
 
 
 def proof_of_memory(taken: list[int], weights: int, caches: int) -> dict[str, object]:

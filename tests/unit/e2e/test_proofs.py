@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import matrix
-from tests.e2e import adapters, generation, quantised, sleeping, speculation
+from tests.e2e import adapters, endpoints, generation, quantised, sampling, sleeping, speculation
 from tests.e2e.context import GateFailed
 from tests.e2e.device import Work
 from tests.e2e.engine import Engine, Run, Step, StepTrace
@@ -228,6 +228,17 @@ def test_every_feature_of_the_matrix_has_a_body() -> None:
         assert callable(getattr(importlib.import_module(module), name)), feature.name
 
 
+def test_a_window_has_to_be_shorter_than_prompts_and_matter() -> None:
+    proof = generation.proof_of_window([[1, 2], [3, 4]], [[1, 2], [3, 5]], 32, 150)
+    assert proof["answers_changed_by_the_window"] == 1
+    for others, window, words in (
+        ([[1, 2], [3, 5]], 150, "holds prompts of 150"),
+        ([[1, 2], [3, 4]], 32, "same answers come without"),
+    ):
+        with pytest.raises(GateFailed, match=words):
+            generation.proof_of_window([[1, 2], [3, 4]], others, window, 150)
+
+
 def test_drafts_have_to_be_made_accepted_and_worth_it() -> None:
     proof = speculation.proof_of_drafts((10, 30, 12), steps=88, tokens=100)
     assert (proof["accepted_tokens"], proof["steps_saved"]) == (12, 12)
@@ -299,3 +310,67 @@ def test_an_error_beyond_its_bound_is_refused() -> None:
             quantised.within(found, [scored], "float", 0.2)
     with pytest.raises(GateFailed, match="1 logprobs"):
         quantised.within([[-1.0]], [scored], "float", 0.2)
+
+
+def test_tool_calls_have_to_fit_their_schema() -> None:
+    good = ("weather", '{"city": "Rome", "days": 2}')
+    assert endpoints.proof_of_calls([good]) == [good[1]]
+    for calls, words in (
+        ([], "no tool call"),
+        ([("time", "{}")], "'time'"),
+        ([good, ("weather", "null")], "break the schema"),
+        ([("weather", '{"city": "Rome"}')], "break the schema"),
+        ([("weather", '{"city": "Bonn", "days": 2}')], "break the schema"),
+    ):
+        with pytest.raises(GateFailed, match=words):
+            endpoints.proof_of_calls(calls)
+
+
+def test_thought_and_answer_have_to_come_apart() -> None:
+    thought, answer = " it rains in Rome. ", " yes."
+    assert endpoints.proof_of_reasoning(thought, answer, answer)["answer"] == answer
+    for told, words in (
+        ((None, f"{thought} {answer}", answer), "thought is None"),
+        (("Here is " + thought, answer, answer), "thought is"),
+        ((thought, thought + answer, answer), "answer is"),
+        ((thought, answer, ""), "stream's answer is ''"),
+    ):
+        with pytest.raises(GateFailed, match=words):
+            endpoints.proof_of_reasoning(*told)
+
+
+def test_refusals_have_to_name_what_is_wrong() -> None:
+    words = {"rank": "rank 16"}
+    refused = endpoints.proof_of_refusals({"rank": (500, "LoRA rank 16 is too large")}, words)
+    assert refused == {"refused": {"rank": 500}}
+    for answer, message in (
+        ((200, "rank 16"), "answered 200"),
+        ((400, "no"), "does not name 'rank 16'"),
+    ):
+        with pytest.raises(GateFailed, match=message):
+            endpoints.proof_of_refusals({"rank": answer}, words)
+
+
+def test_a_trace_has_to_hold_the_npus_attention() -> None:
+    events = [{"name": "aten::attention"}, {"name": "aclnnFusedInferAttentionScoreV3"}]
+    assert endpoints.proof_of_trace(events)["attention_events"] == 1
+    with pytest.raises(GateFailed, match="among 1 events"):
+        endpoints.proof_of_trace([{"name": "aten::Attention"}])
+
+
+def test_controls_have_to_change_the_choice() -> None:
+    row = [(7, -0.1), (5, -1.0), *((token, -9.0) for token in range(100, 114))]
+    assert sampling.proof_of_bad_words([row], [5]) == {"bad_words": 1}
+    for token, words in ((7, "barred token 7"), (8, "next best is 5")):
+        with pytest.raises(GateFailed, match=words):
+            sampling.proof_of_bad_words([row], [token])
+    assert sampling.proof_of_min_p(row, [7, 5, 100], [7, 5], 0.3, 1.0)["min_p_leaves"] == 2
+    for free, narrow, words in (
+        ([7, 5], [7], "obey min-p anyway"),
+        ([7, 100], [7, 100], r"tokens \[100\] were drawn"),
+    ):
+        with pytest.raises(GateFailed, match=words):
+            sampling.proof_of_min_p(row, free, narrow, 0.3, 1.0)
+    assert sampling.proof_of_choice("a bias", [1], [1]) == {"right_with_a_bias": 1}
+    with pytest.raises(GateFailed, match=r"with a bias came \[2\], not \[1\]"):
+        sampling.proof_of_choice("a bias", [1], [2])

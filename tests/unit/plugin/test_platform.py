@@ -36,7 +36,7 @@ print(torch.npu.is_initialized())
 
 
 def test_the_device_answers() -> None:
-    torch.npu.init()
+    torch.npu.set_device(0)
     assert current_platform.get_device_name(0).startswith("Ascend")
     assert current_platform.get_device_total_memory(0) == torch.npu.mem_get_info(0)[1]
     assert current_platform.num_compute_units(0) > 0
@@ -76,3 +76,34 @@ print([name for name in ("torch", "vllm", "cannsim") if name in sys.modules])
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     assert found.stdout.strip() == "[]"
+
+
+def configuration(experts: int, *, lora: bool = False, backend: str = "cumem"):
+    from types import SimpleNamespace
+
+    model = SimpleNamespace(
+        dtype=torch.bfloat16,
+        get_num_experts=lambda: experts,
+        architecture="MixtralForCausalLM",
+        sleep_mode_backend=backend,
+    )
+    return SimpleNamespace(
+        model_config=model,
+        parallel_config=SimpleNamespace(worker_cls="auto", world_size=1),
+        lora_config=object() if lora else None,
+        compilation_config=SimpleNamespace(pass_config=SimpleNamespace()),
+    )
+
+
+def test_adapters_of_experts_are_refused() -> None:
+    current_platform.check_and_update_config(configuration(0, lora=True))
+    current_platform.check_and_update_config(configuration(8))
+    with pytest.raises(UnsupportedOnNPU, match=r"LoRA.*MixtralForCausalLM.*merge"):
+        current_platform.check_and_update_config(configuration(8, lora=True))
+
+
+@pytest.mark.parametrize(("asked", "taken"), [("cumem", "ascend"), ("my-own", "my-own")])
+def test_the_default_of_sleep_mode_is_the_plugins(asked: str, taken: str) -> None:
+    config = configuration(0, backend=asked)
+    current_platform.check_and_update_config(config)
+    assert config.model_config.sleep_mode_backend == taken

@@ -70,3 +70,21 @@ def test_there_are_few() -> None:
     assert len(shims.SHIMS) < SHIM_LIMIT
     targets = [shim.target for shim in shims.SHIMS]
     assert len(targets) == len(set(targets))
+
+
+@pytest.mark.parametrize("profiler", [None, "torch"])
+def test_the_npus_profiler_is_taken(profiler: str | None) -> None:
+    from vllm.config.profiler import ProfilerConfig
+
+    folder = {"torch_profiler_dir": "/tmp"} if profiler else {}
+    shims._check_profiler(ProfilerConfig(profiler=profiler, **folder))
+
+
+def test_a_profiler_for_gpus_is_refused_with_the_one_to_take() -> None:
+    from vllm.config.profiler import ProfilerConfig
+    from vllm.profiler.wrapper import validate_worker_profiler_config
+
+    with pytest.raises(ValueError, match=r"'cuda'.*torch_npu.profiler"):
+        shims._check_profiler(ProfilerConfig(profiler="cuda"))
+    expected = list(inspect.signature(validate_worker_profiler_config).parameters)
+    assert list(inspect.signature(shims._check_profiler).parameters) == expected
