@@ -105,7 +105,7 @@ class Quantisation(Strict):
     """How the weights of linear layers are quantised, and how they lie in the files."""
 
     format: Literal["modelslim", "compressed-tensors", "awq", "gptq"]
-    scheme: Literal["W8A8", "W8A8_DYNAMIC", "W8A16", "W4A16"] = Field(
+    scheme: Literal["W8A8", "W8A8_DYNAMIC", "W8A8_MXFP8", "W8A16", "W4A8_DYNAMIC", "W4A16"] = Field(
         description="Bits of weights and activations, by ModelSlim's names; W8A8 has static scales."
     )
     group_size: int | None = Field(
@@ -117,7 +117,9 @@ class Quantisation(Strict):
         formats = {
             "W8A8": ("modelslim", "compressed-tensors"),
             "W8A8_DYNAMIC": ("modelslim", "compressed-tensors"),
+            "W8A8_MXFP8": ("modelslim",),
             "W8A16": ("modelslim", "compressed-tensors", "gptq"),
+            "W4A8_DYNAMIC": ("modelslim",),
             "W4A16": ("compressed-tensors", "awq", "gptq"),
         }[self.scheme]
         if self.format not in formats:

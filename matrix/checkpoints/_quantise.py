@@ -74,7 +74,9 @@ def build(recipe: QuantisedStandInCheckpoint, folder: Path) -> None:
     save_file(dequantised, folder / "dequantised" / WEIGHTS, metadata={"format": "pt"})
     save_file(files, folder / WEIGHTS, metadata={"format": "pt"})
     if how.format == "modelslim":
-        description = {"model_quant_type": how.scheme, **schemes}
+        description: dict[str, Any] = {"model_quant_type": how.scheme, **schemes}
+        if how.group_size:
+            description["group_size"] = how.group_size
         (folder / "quant_model_description.json").write_text(json.dumps(description, indent=2))
     else:
         path = folder / "config.json"
@@ -112,6 +114,8 @@ def _quantise(
     """A weight [out, in] as the tensors of a format, and what they stand for."""
     import torch
 
+    if how.scheme == "W8A8_MXFP8":
+        return _mx(weight)
     bits = int(how.scheme[1])
     group = how.group_size or weight.shape[1]
     codes, scale, zero = _codes(weight, bits, group, asymmetric=how.format == "awq")
@@ -139,11 +143,30 @@ def _quantise(
             "weight_shape": torch.tensor(weight.shape),
         }, meant
     parts = {"weight": codes.to(torch.int8), "weight_scale": scale.float()}
+    if how.scheme == "W4A8_DYNAMIC":
+        whole = scale.float().amax(1, keepdim=True)
+        parts |= {"weight_scale": whole, "weight_scale_second": scale.float() / whole}
+        parts["weight_offset_second"] = torch.zeros_like(parts["weight_scale_second"])
     if how.format == "modelslim":
         parts["weight_offset"] = torch.zeros_like(parts["weight_scale"])
     if inputs is not None:
         parts |= _static(how, parts, *inputs)
     return parts, meant
+
+
+def _mx(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """MXFP8: blocks of 32 numbers in float8_e4m3fn, whose greatest exponent is 8, with the power
+    of two (plus 127) that brings each block's greatest there (OCP's specification of MX formats).
+    """
+    import torch
+
+    rows = weight.unflatten(1, (-1, 32))
+    exponents = rows.abs().amax(-1).clamp(min=2.0**-100).log2().floor() - 8
+    codes = torch.ldexp(rows, -exponents[..., None].int()).clamp(-448, 448)
+    codes = codes.to(torch.float8_e4m3fn)
+    meant = torch.ldexp(codes.float(), exponents[..., None].int())
+    parts = {"weight": codes.flatten(1), "weight_scale": (exponents + 127).to(torch.uint8)}
+    return parts, meant.flatten(1)
 
 
 def _codes(

@@ -49,6 +49,7 @@ CHIPS: tuple[Chip, ...] = (
         lacks=frozenset(
             {
                 "npu_convert_weight_to_int4pack",
+                "npu_dynamic_mx_quant",
                 "npu_dynamic_quant",
                 "npu_fused_infer_attention_score",
                 "npu_fused_infer_attention_score_v2",
@@ -60,8 +61,8 @@ CHIPS: tuple[Chip, ...] = (
         ),
         grouped_weight_scales=False,
     ),
-    Chip("Atlas A2 (910B)", range(220, 240)),
-    Chip("Atlas A3 (910_93)", range(250, 260)),
+    Chip("Atlas A2 (910B)", range(220, 240), lacks=frozenset({"npu_dynamic_mx_quant"})),
+    Chip("Atlas A3 (910_93)", range(250, 260), lacks=frozenset({"npu_dynamic_mx_quant"})),
     Chip("Ascend 950", range(260, 280)),
 )
 

@@ -14,6 +14,8 @@ from tests.e2e.reference import Reference, Scored
 OPERATORS: Mapping[str, tuple[str, ...]] = {
     "W8A8": ("aclnnAscendQuant", "aclnnQuantMatmul"),
     "W8A8_DYNAMIC": ("aclnnDynamicQuant", "aclnnQuantMatmul"),
+    "W8A8_MXFP8": ("aclnnDynamicMxQuant", "aclnnQuantMatmul"),
+    "W4A8_DYNAMIC": ("aclnnWeightQuantBatchMatmul",),
     "W8A16": ("aclnnWeightQuantBatchMatmul",),
     "W4A16": ("aclnnWeightQuantBatchMatmul",),
 }

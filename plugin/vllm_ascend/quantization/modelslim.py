@@ -6,7 +6,7 @@ The names of tensors and their meaning are those that msModelSlim writes for vLL
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,13 +29,21 @@ from vllm.model_executor.layers.vocab_parallel_embedding import (
 )
 from vllm.model_executor.parameter import (
     ChannelQuantScaleParameter,
+    GroupQuantScaleParameter,
     ModelWeightParameter,
     PerTensorScaleParameter,
 )
 
 from vllm_ascend.quantization import experts  # noqa: F401  # registers its schemes
 from vllm_ascend.quantization.checkpoints import require_companions
-from vllm_ascend.quantization.products import DynamicProduct, StaticProduct, WeightOnlyProduct
+from vllm_ascend.quantization.products import (
+    MX_BLOCK,
+    DynamicProduct,
+    MxProduct,
+    StaticProduct,
+    WeightOnlyProduct,
+    require,
+)
 from vllm_ascend.quantization.registry import (
     EXPERTS,
     LINEAR,
@@ -140,7 +148,9 @@ class ModelSlimConfig(QuantizationConfig):
 
 
 class ModelSlimLinearMethod(LinearMethodBase):
-    """A linear layer of int8 codes [out, in]; a scheme adds what lies beside them."""
+    """A linear layer of codes [out, in]; a scheme says what lies beside them."""
+
+    codes: ClassVar[torch.dtype] = torch.int8
 
     def __init__(self, config: ModelSlimConfig) -> None:
         self.config = config
@@ -170,16 +180,16 @@ class ModelSlimLinearMethod(LinearMethodBase):
             ModelWeightParameter,
             width,
             input_size_per_partition,
-            dtype=torch.int8,
+            dtype=self.codes,
             input_dim=1,
             output_dim=0,
         )
+        self.add_scales(add, width, input_size_per_partition, len(output_partition_sizes))
+
+    def add_scales(self, add: Callable[..., None], width: int, length: int, parts: int) -> None:
+        """Adds what lies beside the weights: a scale and an offset a channel."""
         for name in ("weight_scale", "weight_offset"):
             add(name, ChannelQuantScaleParameter, width, 1, dtype=torch.float32, output_dim=0)
-        self.add_more(add, width, input_size_per_partition, len(output_partition_sizes))
-
-    def add_more(self, add: Callable[..., None], width: int, length: int, parts: int) -> None:
-        """Adds the parameters that a scheme has beside the weights and their scales."""
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         self.product(layer).install(layer, *self.names)
@@ -220,7 +230,8 @@ class W8A8Linear(ModelSlimLinearMethod):
     ``quant_bias`` takes the offset out and adds the layer's own bias, in the product's units.
     """
 
-    def add_more(self, add: Callable[..., None], width: int, length: int, parts: int) -> None:
+    def add_scales(self, add: Callable[..., None], width: int, length: int, parts: int) -> None:
+        super().add_scales(add, width, length, parts)
         for name in ("input_scale", "input_offset"):
             add(name, PerTensorScaleParameter, parts, dtype=torch.float32)
         add("quant_bias", ChannelQuantScaleParameter, width, dtype=torch.int32, output_dim=0)
@@ -265,9 +276,65 @@ class W8A16Linear(ModelSlimLinearMethod):
         )
 
 
+@register_scheme("W4A8_DYNAMIC", LINEAR)
+class W4A8DynamicLinear(ModelSlimLinearMethod):
+    """int4 weights, an int8 each, with a scale a channel times a scale a group.
+
+    Inputs stay whole, since CANN's product of int8 by int4 has no such scales: nothing is lost
+    beside what the weights lost.
+    """
+
+    group: ClassVar[int] = 256
+    """Inputs of a group where the description gives no ``group_size``."""
+
+    def add_scales(self, add: Callable[..., None], width: int, length: int, parts: int) -> None:
+        if "version" in self.config.description:
+            version = self.config.description["version"]
+            raise UnsupportedQuantization(
+                f"{DESCRIPTION} has version {version!r}: its W4A8_DYNAMIC "
+                "weights lie two to a byte, which is not implemented for linear layers on an NPU. "
+                "Quantise them with W8A8_DYNAMIC."
+            )
+        super().add_scales(add, width, length, parts)
+        group = int(self.config.description.get("group_size", self.group))
+        if length % group:
+            raise UnsupportedQuantization(
+                f"{DESCRIPTION} has group_size {group}, which does not divide the {length} inputs "
+                "of a layer."
+            )
+        layout = {"dtype": torch.float32, "input_dim": 1, "output_dim": 0}
+        for name in ("weight_scale_second", "weight_offset_second"):
+            add(name, GroupQuantScaleParameter, width, length // group, **layout)
+
+    def product(self, layer: torch.nn.Module) -> WeightOnlyProduct:
+        symmetric(layer, "W4A8_DYNAMIC")
+        scale = layer.weight_scale.data * layer.weight_scale_second.data
+        return WeightOnlyProduct(layer.weight.data.t().contiguous(), scale.t(), None, 4, self.dtype)
+
+
+@register_scheme("W8A8_MXFP8", LINEAR)
+class W8A8Mxfp8Linear(ModelSlimLinearMethod):
+    """float8 weights and inputs, with a power of two for each block of inputs."""
+
+    codes: ClassVar[torch.dtype] = torch.float8_e4m3fn
+
+    def __init__(self, config: ModelSlimConfig) -> None:
+        super().__init__(config)
+        require("npu_dynamic_mx_quant", what="A product in an MX format")
+
+    def add_scales(self, add: Callable[..., None], width: int, length: int, parts: int) -> None:
+        layout = {"dtype": torch.uint8, "input_dim": 1, "output_dim": 0}
+        add("weight_scale", GroupQuantScaleParameter, width, length // MX_BLOCK, **layout)
+
+    def product(self, layer: torch.nn.Module) -> MxProduct:
+        return MxProduct(layer.weight.data, layer.weight_scale.data)
+
+
 COMPANIONS: dict[str, tuple[str, ...]] = {
     "W8A8_DYNAMIC": ("weight_scale", "weight_offset"),
     "W8A8": ("input_scale", "input_offset", "quant_bias", "deq_scale"),
     "W8A16": ("weight_scale", "weight_offset"),
+    "W4A8_DYNAMIC": ("weight_scale", "weight_scale_second"),
+    "W8A8_MXFP8": ("weight_scale",),
 }
 """What has to lie beside a weight of each scheme."""

@@ -118,6 +118,41 @@ class StaticProduct(Product):
         return product if bias is None else product + bias
 
 
+MX_BLOCK = 32
+"""Numbers that share a power of two in MX formats."""
+
+
+class MxProduct(Product):
+    """float8 by float8, each block of inputs with a power of two of its own (MXFP8).
+
+    Args:
+        weight: [out, in], float8_e4m3fn.
+        exponents: [out, in / 32], uint8: the power of two plus 127.
+    """
+
+    def __init__(self, weight: Tensor, exponents: Tensor) -> None:
+        super().__init__()
+        self.keep("weight", weight.t())
+        self.keep("scale", exponents.unflatten(1, (-1, 2)).transpose(0, 1))
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        codes, exponents = torch_npu.npu_dynamic_mx_quant(
+            x.reshape(-1, x.shape[-1]), dst_type=torch.float8_e4m3fn
+        )
+        product = torch_npu.npu_quant_matmul(
+            codes,
+            self.weight,
+            self.scale,
+            scale_dtype=torch_npu.float8_e8m0fnu,
+            pertoken_scale=exponents,
+            pertoken_scale_dtype=torch_npu.float8_e8m0fnu,
+            output_dtype=x.dtype,
+            group_sizes=[1, 1, MX_BLOCK],
+        )
+        product = product.view(*x.shape[:-1], -1)
+        return product if bias is None else product + bias
+
+
 class WeightOnlyProduct(Product):
     """Whole inputs by weights of int8 or int4: x @ ((weight + offset) * scale).
 

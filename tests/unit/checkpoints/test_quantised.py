@@ -64,6 +64,32 @@ def test_a_static_scheme_undoes_its_offset(tmp_path: Path) -> None:
     assert (given - expected).abs().max() < 0.05 * expected.abs().max()
 
 
+def test_two_scales_of_four_bits(tmp_path: Path) -> None:
+    folder = materialise(quantised("modelslim", "W4A8_DYNAMIC", 32), tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    described = json.loads((folder / "quant_model_description.json").read_text())
+    assert described["group_size"] == 32
+    codes = weights[f"{PROJECTION}.weight"]
+    assert codes.abs().max() == 7
+    scale = weights[f"{PROJECTION}.weight_scale"] * weights[f"{PROJECTION}.weight_scale_second"]
+    meant = load_file(folder / "dequantised" / "model.safetensors")[f"{PROJECTION}.weight"]
+    torch.testing.assert_close(codes * scale.repeat_interleave(32, 1), meant)
+
+
+def test_blocks_of_mx(tmp_path: Path) -> None:
+    folder = materialise(quantised("modelslim", "W8A8_MXFP8"), tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    codes, powers = weights[f"{PROJECTION}.weight"], weights[f"{PROJECTION}.weight_scale"]
+    assert (codes.dtype, powers.dtype) == (torch.float8_e4m3fn, torch.uint8)
+    scale = torch.exp2(powers.float() - 127).repeat_interleave(32, 1)
+    meant = load_file(folder / "dequantised" / "model.safetensors")[f"{PROJECTION}.weight"]
+    assert torch.equal(codes.float() * scale, meant)
+    original = load_file(folder / "float" / "model.safetensors")[f"{PROJECTION}.weight"]
+    greatest = original.unflatten(1, (-1, 32)).abs().amax(-1).repeat_interleave(32, 1)
+    assert ((meant - original).abs() <= greatest / 8).all()
+    assert (codes.float().abs().unflatten(1, (-1, 32)).amax(-1) >= 240).all()
+
+
 def test_groups_of_gptq(tmp_path: Path) -> None:
     folder = materialise(quantised("gptq", "W4A16", 32), tmp_path)
     weights = load_file(folder / "model.safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -35,7 +36,9 @@ def one_card() -> Iterator[None]:
 def config_of(how: Quantisation, parts: dict[str, torch.Tensor]) -> QuantizationConfig:
     """What vLLM reads of a checkpoint of this format, whose only layer is PREFIX."""
     if how.format == "modelslim":
-        described = {f"{PREFIX}.{part}": how.scheme for part in parts}
+        described: dict[str, Any] = {f"{PREFIX}.{part}": how.scheme for part in parts}
+        if how.group_size:
+            described["group_size"] = how.group_size
         config = get_quantization_config("ascend").from_config(described)
         config.packed_scales = "deq_scale" in parts and parts["deq_scale"].dtype == torch.int64
         return config

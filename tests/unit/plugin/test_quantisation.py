@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,6 +40,7 @@ FORMS = [
     Quantisation(format="modelslim", scheme="W8A8_DYNAMIC"),
     Quantisation(format="modelslim", scheme="W8A8"),
     Quantisation(format="modelslim", scheme="W8A16"),
+    Quantisation(format="modelslim", scheme="W4A8_DYNAMIC", group_size=32),
     Quantisation(format="compressed-tensors", scheme="W8A8_DYNAMIC"),
     Quantisation(format="compressed-tensors", scheme="W8A8"),
     Quantisation(format="compressed-tensors", scheme="W8A16"),
@@ -96,7 +99,7 @@ def test_a_bias_is_added_once() -> None:
 
 
 def test_what_was_loaded_does_not_stay_beside_what_is_used() -> None:
-    layer, _ = linear(FORMS[7], torch.float16)
+    layer, _ = linear(Quantisation(format="awq", scheme="W4A16", group_size=64), torch.float16)
     assert {name for name, _ in layer.named_parameters()} == {
         "qweight",
         "product.scale",
@@ -104,6 +107,44 @@ def test_what_was_loaded_does_not_stay_beside_what_is_used() -> None:
     }
     assert layer.qweight is layer.product.weight
     assert layer.qweight.numel() == LENGTH * WIDTH // 8
+
+
+def test_weights_of_two_to_a_byte_are_refused() -> None:
+    method = registry.find_scheme("W4A8_DYNAMIC", registry.LINEAR, PREFIX)(
+        ModelSlimConfig({"version": "1.0.0"})
+    )
+    with pytest.raises(UnsupportedQuantization, match=r"version '1\.0\.0'.*two to a byte"):
+        method.add_scales(None, WIDTH, LENGTH, 1)
+
+
+def test_groups_that_do_not_divide_the_inputs_are_refused() -> None:
+    method = registry.find_scheme("W4A8_DYNAMIC", registry.LINEAR, PREFIX)(ModelSlimConfig({}))
+    with pytest.raises(UnsupportedQuantization, match=r"group_size 256.*the 128 inputs"):
+        method.add_scales(lambda *_, **__: None, WIDTH, LENGTH, 1)
+
+
+def test_mx_formats_are_of_the_950_alone() -> None:
+    how = Quantisation(format="modelslim", scheme="W8A8_MXFP8")
+    with pytest.raises(UnsupportedQuantization, match=r"needs npu_dynamic_mx_quant.*910B"):
+        linear(how, torch.float16)
+    program = """
+import torch
+from vllm.config import DeviceConfig, VllmConfig, set_current_vllm_config
+from vllm_ascend.overrides import register_all
+from matrix.schema import Quantisation
+from tests.unit.plugin.layers import pair
+register_all()
+with set_current_vllm_config(VllmConfig(device_config=DeviceConfig("npu"))):
+    given, expected = pair(Quantisation(format="modelslim", scheme="W8A8_MXFP8"), torch.bfloat16)
+print("greatest error", float((given - expected).abs().max()))
+"""
+    simulated = [sys.executable, "-m", "cannsim", "run", "--chip", "Ascend950PR_9589", "--"]
+    ran = subprocess.run(
+        [*simulated, sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    words = ran.stdout.splitlines()[-1].split()
+    assert 0 < float(words[-1]) < 0.1, "inputs have four significant bits"
 
 
 def test_a_scheme_that_is_taken_is_not_replaced() -> None:
