@@ -184,7 +184,7 @@ def best_of_n(ctx: CellContext) -> Outcome:
         other = engine.generate(asked, sampled(length, n=n, temperature=temperature, seed=seed + 1))
         proof = engine.proof_of_attention(run)
         proof |= proof_of_samples(_samples(run), _samples(again), _samples(other), n)
-        ours, theirs = _sampled_logprobs(reference, asked, run)
+        ours, theirs = sampled_logprobs(reference, asked, run)
         agreement = compare.close_logprobs(ours, theirs, ctx.dtype, "logprobs of samples")
         many = engine.generate(asked[:1], sampled(1, n=64, temperature=temperature, seed=seed))
         drawn = [chosen_logprobs(c)[0] for c in many.outputs[0].outputs]
@@ -565,7 +565,7 @@ def _samples(run: Run) -> list[list[list[int]]]:
     return [[list(c.token_ids) for c in output.outputs] for output in run.outputs]
 
 
-def _sampled_logprobs(
+def sampled_logprobs(
     reference: Reference, asked: Sequence[Sequence[int]], run: Run
 ) -> tuple[list[float], list[float]]:
     """The logprobs of all samples' tokens, by the engine and by the reference."""

@@ -8,10 +8,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from tests.e2e import drafters, prompts
+from tests.e2e import compare, drafters, prompts
 from tests.e2e.context import CellContext, Outcome, require
 from tests.e2e.engine import Engine, start
-from tests.e2e.generation import compared, greedy
+from tests.e2e.generation import compared, greedy, sampled, sampled_logprobs
 from tests.e2e.reference import Reference, Scored
 
 COUNTERS = ("num_drafts", "num_draft_tokens", "num_accepted_tokens")
@@ -170,6 +170,18 @@ def _speculate(
                 f"{proof['attention_launches']} launches of attention in {len(run.steps)} steps",
             )
         outcome = compared(ctx, engine, reference, run, asked, proof)
+        # Requests that sample take another way through the rejection of drafts.
+        inputs = [e.prompt for e in asked[:2]]
+        drawn = engine.generate(inputs, sampled(length, temperature=0.8, seed=11))
+        again = engine.generate(inputs, sampled(length, temperature=0.8, seed=11))
+        drafted = _counters(engine)[1] - before[1] - counted[1]
+    require(drafted > 0, "nothing was drafted for requests that sample")
+    compare.equal_tokens(again.tokens, drawn.tokens, "samples of the same seed")
+    ours, theirs = sampled_logprobs(reference, inputs, drawn)
+    outcome.metrics["sampled_logprob_difference_max"] = (
+        compare.close_logprobs(ours, theirs, ctx.dtype, "logprobs of samples").largest,
+        "nats",
+    )
     outcome.metrics["acceptance_rate"] = (counted[2] / counted[1], "accepted/drafted")
     return outcome
 

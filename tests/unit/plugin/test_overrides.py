@@ -38,10 +38,14 @@ from vllm.model_executor.layers.rotary_embedding.llama3_rope import Llama3Rotary
 from vllm.model_executor.layers.rotary_embedding.yarn_scaling_rope import (
     YaRNScalingRotaryEmbedding,
 )
-from vllm.v1.attention.backend import AttentionType
+from vllm.v1.attention.backend import AttentionType, CommonAttentionMetadata
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.worker.block_table import BlockTable
-from vllm_ascend.attention.backend import AscendAttentionImpl, AscendMetadata
+from vllm_ascend.attention.backend import (
+    AscendAttentionImpl,
+    AscendMetadata,
+    AscendMetadataBuilder,
+)
 from vllm_ascend.attention.latent import AscendLatentMetadata
 from vllm_ascend.overrides import (
     OVERRIDES,
@@ -498,3 +502,24 @@ def test_cross_attention_sees_the_whole_encoder(computed: int) -> None:
         *(x.float().transpose(0, 1) for x in (query, keys, values)), scale=0.2
     )
     torch.testing.assert_close(given.cpu().float(), expected.transpose(0, 1), atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("host_knows", [True, False])
+def test_lengths_come_from_the_device_while_drafts_are_in_flight(host_knows: bool) -> None:
+    """The host counts every draft as accepted; while drafting it is never asked."""
+    common = CommonAttentionMetadata(
+        query_start_loc=torch.tensor([0, 3, 4]).int().npu(),
+        query_start_loc_cpu=torch.tensor([0, 3, 4]).int(),
+        seq_lens=torch.tensor([10, 20]).int().npu(),
+        num_reqs=2,
+        num_actual_tokens=4,
+        max_query_len=3,
+        max_seq_len=23,
+        block_table_tensor=torch.zeros(2, 1).int().npu(),
+        slot_mapping=torch.zeros(4).long().npu(),
+        seq_lens_cpu_upper_bound=torch.tensor([13, 20]).int(),
+    )
+    builder = object.__new__(AscendMetadataBuilder)
+    builder.host_knows = host_knows
+    assert builder.build(0, common).seq_lens == ([13, 20] if host_knows else [10, 20])
+    assert builder.build_for_drafting(common, 1).seq_lens == [10, 20]
