@@ -59,6 +59,9 @@ DESCRIPTION = "quant_model_description.json"
 FLOAT = "FLOAT"
 """The scheme of what is not quantised."""
 
+CACHES = ("kv_quant_type", "kv_cache_type", "fa_quant_type")
+"""Keys of the description under which caches, or attention itself, are quantised."""
+
 
 class ModelSlimConfig(QuantizationConfig):
     """The description of one checkpoint.
@@ -91,6 +94,12 @@ class ModelSlimConfig(QuantizationConfig):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ModelSlimConfig:
+        for key in CACHES:
+            if config.get(key, FLOAT) not in (None, FLOAT):
+                raise UnsupportedQuantization(
+                    f"{DESCRIPTION} has {key}: {config[key]!r}; quantised caches are not "
+                    "implemented on an NPU. Quantise the checkpoint without them."
+                )
         return cls(config)
 
     def maybe_update_config(

@@ -164,6 +164,12 @@ def test_a_layer_that_the_description_lacks_is_named_with_the_nearest() -> None:
         config.scheme_of(PREFIX.replace("down", "up"))
 
 
+def test_a_quantised_cache_is_refused() -> None:
+    assert ModelSlimConfig.from_config({"kv_quant_type": "FLOAT"}).description
+    with pytest.raises(UnsupportedQuantization, match=r"kv_quant_type: 'C8'.*caches"):
+        ModelSlimConfig.from_config({"kv_quant_type": "C8"})
+
+
 def test_parts_of_one_layer_have_one_scheme() -> None:
     names = [f"model.layers.0.self_attn.{part}_proj.weight" for part in "qkv"]
     config = ModelSlimConfig(dict(zip(names, ("W8A8", "W8A8", "FLOAT"), strict=True)))
