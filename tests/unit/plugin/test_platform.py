@@ -86,6 +86,7 @@ def configuration(experts: int, *, lora: bool = False, backend: str = "cumem"):
         get_num_experts=lambda: experts,
         architecture="MixtralForCausalLM",
         sleep_mode_backend=backend,
+        quantization="none-to-look-for",
     )
     return SimpleNamespace(
         model_config=model,
