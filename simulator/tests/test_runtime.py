@@ -11,7 +11,7 @@ import torch
 import torch_npu  # noqa: F401
 from cannsim import counters
 
-from simulator.tests.acl import SUCCESS, Gate, runtime, stream_is_idle
+from simulator.tests.acl import HOST_FUNCTION, SUCCESS, Gate, runtime, stream_is_idle
 
 MIB = 1 << 20
 
@@ -342,3 +342,43 @@ class TestArguments:
         assert code == 161002  # ACLNN_ERR_PARAM_INVALID
         assert b"aclnnAbs: a tensor with a negative stride" in runtime.aclGetRecentErrMsg()
         library.aclDestroyTensor(ctypes.c_void_p(tensor))
+
+
+class TestPriorities:
+    """Streams of priority 0 (first) to 7, as aclrtCreateStreamWithConfig takes them."""
+
+    @staticmethod
+    def of(stream: ctypes.c_void_p) -> int:
+        found = ctypes.c_uint32(99)
+        assert runtime.aclrtStreamGetPriority(stream, ctypes.byref(found)) == SUCCESS
+        return found.value
+
+    @pytest.mark.parametrize("priority", [0, 3, 7])
+    def test_a_stream_keeps_its_own_and_gives_way_to_others(self, priority: int) -> None:
+        stream = ctypes.c_void_p()
+        created = runtime.aclrtCreateStreamWithConfig(ctypes.byref(stream), priority, 0)
+        assert created == SUCCESS
+        niceness: list[int] = []
+        ask = HOST_FUNCTION(lambda _: niceness.append(os.getpriority(os.PRIO_PROCESS, 0)))
+        try:
+            assert self.of(stream) == priority
+            assert runtime.aclrtLaunchHostFunc(stream, ask, None) == SUCCESS
+            assert runtime.aclrtSynchronizeStream(stream) == SUCCESS
+        finally:
+            assert runtime.aclrtDestroyStream(stream) == SUCCESS
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        assert niceness == [max(own, priority)]
+
+    def test_one_below_the_range_is_refused(self) -> None:
+        stream = ctypes.c_void_p()
+        assert runtime.aclrtCreateStreamWithConfig(ctypes.byref(stream), 8, 0) != SUCCESS
+        message = runtime.aclGetRecentErrMsg
+        message.restype = ctypes.c_char_p
+        assert b"stream priority 8: from 0 (first) to 7" in message()
+
+    def test_the_range_is_told(self) -> None:
+        least, greatest = ctypes.c_int32(-1), ctypes.c_int32(-1)
+        told = runtime.aclrtDeviceGetStreamPriorityRange(
+            ctypes.byref(least), ctypes.byref(greatest)
+        )
+        assert (told, least.value, greatest.value) == (SUCCESS, 7, 0)

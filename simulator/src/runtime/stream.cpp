@@ -56,7 +56,8 @@ void Stream::submit(std::shared_ptr<Task> task) {
 void Stream::loop() {
   set_current_device(device);
   // A stream that may wait gives way to the others: the host's scheduler has the same idea of it.
-  if (priority > 0) setpriority(PRIO_PROCESS, id_t(gettid()), int(priority));
+  const id_t thread = id_t(gettid());
+  if (int(priority) > getpriority(PRIO_PROCESS, thread)) setpriority(PRIO_PROCESS, thread, int(priority));
   std::deque<std::shared_ptr<Task>> batch;
   std::unique_lock lock(mutex_);
   while (true) {
