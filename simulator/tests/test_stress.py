@@ -2,41 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-SIMULATOR = Path(__file__).parents[1]
+from simulator.tests.programs_cpp import build
+
 MEBIBYTES_ALLOWED = 64
 """Growth of the process over a full run: queues grow to their longest, and stay."""
 
 
-def build(flags: list[str], folder: Path) -> Path:
-    """Compiles the runtime and runtime_stress.cpp into one program."""
-    found = importlib.util.find_spec("torch_npu")
-    assert found is not None
-    assert found.submodule_search_locations
-    headers = Path(found.submodule_search_locations[0]) / "include"
-    table = [sys.executable, str(SIMULATOR / "cmake" / "profile_table.py")]
-    arguments = [str(SIMULATOR / "cannsim" / "profiles"), str(folder / "profile_table.inc")]
-    subprocess.run(table + arguments, check=True)
-    sources = sorted(SIMULATOR.glob("src/runtime/*.cpp"))
-    sources += [SIMULATOR / "tests/native/runtime_stress.cpp"]
-    program = folder / "runtime_stress"
-    subprocess.run(
-        [
-            "g++", "-std=c++20", "-O2", "-g", *flags, "-DFUNC_VISIBILITY",
-            "-isystem", str(headers), f"-I{SIMULATOR / 'src'}", f"-I{folder}",
-            *map(str, sources), "-o", str(program), "-lpthread", "-ldl",
-        ],
-        check=True,
-    )  # fmt: skip
-    return program
+SOURCES = ("src/runtime/*.cpp", "tests/native/runtime_stress.cpp")
 
 
 @pytest.mark.slow
@@ -52,7 +31,7 @@ def build(flags: list[str], folder: Path) -> Path:
 def test_nothing_leaks_and_nothing_stops(
     flags: list[str], load: tuple[str, ...], tmp_path: Path
 ) -> None:
-    program = build(flags, tmp_path)
+    program = build("runtime_stress", SOURCES, ["-O2", *flags], tmp_path)
     done = subprocess.run(
         [str(program), *load],
         env=os.environ.copy(),
