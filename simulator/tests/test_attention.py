@@ -143,6 +143,7 @@ MIXES = {
     "decode": [(1, 33), (1, 1), (1, 16)],
     "decode of very uneven lengths": [(1, 190), (1, 2), (1, 1)],
     "decode of one": [(1, 32)],
+    "as many rows as sequences, but not one each": [(2, 20), (0, 16)],
     "prefill": [(5, 5), (17, 17)],
     "chunked": [(4, 20), (16, 31)],
     "mixed": [(1, 40), (7, 7), (3, 19), (1, 1)],

@@ -78,6 +78,8 @@ class SeparateAttentionImpl(AscendAttentionImpl):
         """Attention of requests with one new token each, at ``rows`` of query and output."""
         everything = len(requests) == len(metadata.query_ends)
         own, table = query[: len(rows)], metadata.block_table
+        # A step that also has prompts takes rows apart; their numbers, known to the host alone, are
+        # copied to the device. A step of decode only copies nothing.
         if not everything:
             own, table = query[rows], table[requests]
         keys, values = (cache.flatten(2) for cache in caches)

@@ -184,8 +184,12 @@ struct Span {
 bool plain_decode(const Fused& a, const Tensor& query) {
   const std::string layout = input_layout(a.layout);
   const int64_t batch = query.size(0);
-  const bool one_row = layout == "TND" ? int64_t(a.query_lengths->size()) == batch && a.query_lengths->back() == batch
-                                       : !packed(layout) && !a.query_lengths && query.size(1) == 1;
+  const auto one_each = [&](const auto& totals) {  // running totals of 1, 2, 3 ..: no sequence has two rows, or none
+    for (size_t i = 0; i < totals.size(); ++i)
+      if (totals[i] != int64_t(i) + 1) return false;
+    return int64_t(totals.size()) == batch;
+  };
+  const bool one_row = layout == "TND" ? one_each(*a.query_lengths) : !packed(layout) && !a.query_lengths && query.size(1) == 1;
   if (!one_row || !given(a.table) || !a.key_lengths || int64_t(a.key_lengths->size()) != batch) return false;
   for (const OptionalTensor* other : {&a.shift, &a.score_scale, &a.weight_scale, &a.value_scale, &a.out_scale, &a.query_rope, &a.key_rope,
                                       &a.query_scale, &a.sink, &a.key_antiquant.scale, &a.value_antiquant.scale})

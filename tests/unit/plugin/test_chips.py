@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch_npu
 from vllm_ascend import chips
+from vllm_ascend.attention.backend import AscendAttentionBackend
 from vllm_ascend.platform import NPUPlatform, UnsupportedOnNPU
 
 
@@ -46,6 +47,14 @@ def test_an_unknown_chip_is_named_with_those_that_are_known(soc) -> None:
     soc(104)
     with pytest.raises(chips.UnknownChip, match=r"the number 104.*Atlas A2"):
         chips.chip()
+
+
+@pytest.mark.parametrize(
+    ("number", "implementation"), [(202, "SeparateAttentionImpl"), (220, "AscendAttentionImpl")]
+)
+def test_attention_is_apart_where_it_is_not_fused(soc, number: int, implementation: str) -> None:
+    soc(number)
+    assert AscendAttentionBackend.get_impl_cls().__name__ == implementation
 
 
 def test_a_dtype_that_the_chip_lacks_is_refused_with_those_it_has(soc) -> None:
