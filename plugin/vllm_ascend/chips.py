@@ -13,6 +13,8 @@ from functools import cache
 import torch
 import torch_npu
 
+from vllm_ascend.installation import DOCTOR
+
 
 class UnknownChip(RuntimeError):
     """A chip without a row here; the message names it and those that are known."""
@@ -83,5 +85,6 @@ def chip() -> Chip:
     known = ", ".join(f"{row.series} ({row.soc_versions[0]} on)" for row in CHIPS)
     raise UnknownChip(
         f"torch-npu gives this chip the number {number}, which vllm-ascend does not know. "
-        f"Known: {known}. On a new chip of one of these ranges, extend vllm_ascend.chips.CHIPS."
+        f"Known: {known}. On a new chip of one of these ranges, extend vllm_ascend.chips.CHIPS; "
+        f"`{DOCTOR}` shows what is installed."
     )

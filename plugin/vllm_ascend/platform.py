@@ -9,11 +9,13 @@ from vllm.logger import init_logger
 from vllm.platforms.interface import Platform, PlatformEnum
 
 from vllm_ascend.chips import chip
+from vllm_ascend.installation import Machine, require
 from vllm_ascend.overrides import quantizations
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
     from vllm.config.kernel import IrOpPriorityConfig
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.attention.backends.mla.prefill.base import MLAPrefillBackend
     from vllm.v1.attention.backends.mla.prefill.selector import MLAPrefillSelectorConfig
     from vllm.v1.attention.backends.registry import AttentionBackendEnum
@@ -47,6 +49,11 @@ class NPUPlatform(Platform):
         return list(chip().dtypes)
 
     # ---- configuration ----
+
+    @classmethod
+    def pre_register_and_update(cls, parser: FlexibleArgumentParser | None = None) -> None:
+        if parser is None:  # an engine starts; a parser is also made to print help
+            require(Machine(), logger.warning)
 
     @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -78,19 +78,21 @@ def _check_name(what: str, name: str, known: tuple[str, ...]) -> None:
     raise SettingError(f"unknown {what} {name!r}{hint} Known: {', '.join(known)}")
 
 
-LAYOUT = 2
+LAYOUT = 3
 """Raised when `toolkit_home` makes another tree, so that older ones in caches are made anew."""
 
-_MSPROF = """#!/bin/sh
-# CANN's profile exporter, as far as collections of cannsim need it.
-exec "${CANNSIM_PYTHON:-python3}" -m cannsim.msprof "$@"
+_SCRIPT = """#!/bin/sh
+# {what}
+exec "${{CANNSIM_PYTHON:-python3}}" -m cannsim.{module} "$@"
 """
 
 
 def toolkit_home(version: str) -> Path:
     """The directory that stands for the installed toolkit (``$ASCEND_HOME_PATH``): its libraries,
-    version files and `msprof`. Made on first use, in the user's cache, for each installation of
-    cannsim: two that run side by side must not take each other's libraries away.
+    version files and `msprof`; and, below it, for the driver with `npu-smi` and for NNAL.
+
+    Made on first use, in the user's cache, for each installation of cannsim: two that run side by
+    side must not take each other's libraries away.
     """
     cache_root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cannsim"
     installation = hashlib.sha256(str(LIBRARIES.resolve()).encode()).hexdigest()[:8]
@@ -119,25 +121,58 @@ def _fill_toolkit(home: Path, version: str) -> None:
         for folder in (home / module, home / "share" / "info" / module):
             folder.mkdir(parents=True)
             (folder / "version.info").write_text(information)
-    architecture = home / f"{os.uname().machine}-linux"
+    machine = os.uname().machine
+    architecture = home / f"{machine}-linux"
     architecture.mkdir()
-    (architecture / "ascend_toolkit_install.info").write_text(
-        f"package_name=Ascend-cann-toolkit\nversion={version}\narch={os.uname().machine}\n"
-        f"os=linux\npath={home}\n"
-    )
+    # Until CANN 8.5 the operators' kernels were a package of their own kind.
+    if tuple(map(int, version.split(".")[:2])) >= (8, 5):
+        packages = ("toolkit", "ops")
+    else:
+        packages = ("toolkit",)
+        (home / "opp_kernel").mkdir()
+        (home / "opp_kernel" / "version.info").write_text(information)
+    for package in packages:
+        (architecture / f"ascend_{package}_install.info").write_text(
+            f"package_name=Ascend-cann-{package}\nversion={version}\narch={machine}\n"
+            f"os=linux\npath={home}\n"
+        )
     tools = home / "tools" / "profiler"
     script = tools / "profiler_tool" / "analysis" / "msprof" / "msprof.py"
-    for file in (tools / "bin" / "msprof", script):
-        file.parent.mkdir(parents=True)
-    (tools / "bin" / "msprof").write_text(_MSPROF)
-    (tools / "bin" / "msprof").chmod(0o755)
+    script.parent.mkdir(parents=True)
     script.write_text("from cannsim.msprof import main\n\nraise SystemExit(main())\n")
+    _write_program(tools / "bin" / "msprof", "msprof", "CANN's profile exporter")
+    _fill_driver(home / "driver", version)
+    _fill_nnal(home / "nnal" / "atb" / "latest", version)
 
 
-def _before(first: str, paths: str, ours: str) -> str:
+def _fill_driver(home: Path, version: str) -> None:
+    libraries = home / "lib64" / "driver"
+    libraries.mkdir(parents=True)
+    (libraries / "libascend_hal.so").symlink_to(LIBRARIES / "libascend_hal.so")
+    driver = profiles("cann")[version]["driver"]["value"]
+    (home / "version.info").write_text(f"Version={driver}\npackage_version={driver}\n")
+    _write_program(home / "tools" / "npu-smi", "npu_smi", "the driver's tool for devices")
+
+
+def _fill_nnal(home: Path, version: str) -> None:
+    libraries = home / "atb" / "cxx_abi_1" / "lib"
+    libraries.mkdir(parents=True)
+    (libraries / "libatb.so").symlink_to(LIBRARIES / "libatb.so")
+    (home / "version.info").write_text(
+        f"    Ascend-cann-atb : {version}\n    Ascend-cann-atb Version : {version}\n"
+    )
+
+
+def _write_program(path: Path, module: str, what: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(_SCRIPT.format(module=module, what=f"Stands for {what}, over cannsim."))
+    path.chmod(0o755)
+
+
+def _before(first: Sequence[Path], paths: str, ours: str) -> str:
     """``paths`` with ``first`` before them, without what an earlier environment of ours added."""
-    others = [p for p in paths.split(":") if p and p != first and ours not in p]
-    return ":".join([first, *others])
+    folders = list(map(str, first))
+    return ":".join([*folders, *(p for p in paths.split(":") if p and ours not in p)])
 
 
 def variables(settings: Settings, base: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -153,11 +188,14 @@ def variables(settings: Settings, base: Mapping[str, str] | None = None) -> dict
         "ASCEND_HOME_PATH": str(home),
         "ASCEND_TOOLKIT_HOME": str(home),
         "ASCEND_OPP_PATH": str(home / "opp"),
+        "ATB_HOME_PATH": str(home / "nnal" / "atb" / "latest" / "atb" / "cxx_abi_1"),
         "LD_LIBRARY_PATH": _before(
-            str(home / "lib64"), base.get("LD_LIBRARY_PATH", ""), "/cannsim/"
+            (home / "lib64", home / "driver" / "lib64" / "driver"),
+            base.get("LD_LIBRARY_PATH", ""),
+            "/cannsim/",
         ),
         "PATH": _before(
-            str(home / "tools" / "profiler" / "bin"),
+            (home / "tools" / "profiler" / "bin", home / "driver" / "tools"),
             base.get("PATH", os.defpath),
             "/cannsim/ascend-",
         ),

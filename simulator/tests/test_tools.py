@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from cannsim import reference
 from cannsim.__main__ import operators
+from cannsim.environment import LIBRARIES
 
 ROOT = Path(__file__).parents[2]
 CANNSIM = [sys.executable, "-m", "cannsim"]
@@ -108,6 +109,35 @@ class TestDoctor:
         ran = cannsim("doctor", "--chip", "Ascend911")
         assert ran.returncode == 1
         assert "unknown chip 'Ascend911'" in ran.stdout
+
+
+class TestInstallation:
+    """Programs that look for an installation of CANN find the files that one leaves."""
+
+    @pytest.mark.parametrize("version", ["8.3.RC1", "9.1.0"])
+    def test_versions_stand_where_installers_write_them(self, version: str) -> None:
+        made = json.loads(cannsim("env", "--json", "--cann", version).stdout)
+        home = Path(made["ASCEND_HOME_PATH"])
+        kernels = "*-linux/ascend_ops_install.info" if version == "9.1.0" else "opp_kernel/*.info"
+        atb = Path(made["ATB_HOME_PATH"])
+        assert (atb / "lib" / "libatb.so").resolve() == LIBRARIES / "libatb.so"
+        for file in (*home.glob(kernels), atb.parents[1] / "version.info"):
+            assert version in file.read_text()
+        driver = Path(made["LD_LIBRARY_PATH"].split(":")[1]).parents[1]
+        assert "\nVersion=2" in "\n" + (driver / "version.info").read_text()
+
+    def test_npu_smi_names_the_devices(self) -> None:
+        ask = ("run", "--chip", "Ascend910B4", "--devices", "3", "--", "npu-smi", "info")
+        mapping = cannsim(*ask, "-m").stdout.splitlines()
+        assert [line.split()[-2:] for line in mapping[1:]] == [["Ascend", "910B4"]] * 3
+        assert mapping[0].split()[-2:] == ["Chip", "Name"]
+        assert "Total Count                    : 3" in cannsim(*ask, "-l").stdout
+        overview = cannsim(*ask).stdout
+        assert "Version: 26.1.0" in overview
+        assert overview.count("0 / 32768") == 3
+        assert len({len(line) for line in overview.splitlines()}) == 1
+        refused = cannsim(*ask, "-t", "topo")
+        assert (refused.returncode, "no other command" in refused.stderr) == (1, True)
 
 
 class TestReference:
