@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 import matrix
-from matrix.cells import holds
+from matrix.ruling import Ruling
 from matrix.schema import Rule
 from tests.unit.matrix.conftest import Data
 
@@ -104,7 +106,12 @@ def test_bounds_of_a_rule(
             "until": until,
         }
     )
-    held = {cell for cell in matrix.expand(loaded) if holds(rule, cell, loaded.release)}
+    ruling = Ruling(dataclasses.replace(loaded, rules=(rule,)))
+    held = {
+        cell
+        for cell in matrix.expand(loaded)
+        if ruling.claims(cell.model, cell.feature) & ruling.places(cell.cann, cell.hardware)
+    }
     assert {cell.cann.version for cell in held} & versions == expected
     assert {cell.feature.name for cell in held} <= {"base"}
 
