@@ -10,32 +10,31 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from rich.console import Console
 
-import matrix
 from ci import (
     catalogue,
     changes,
     checkpoints,
+    choosing,
     display,
     environment,
     errors,
     nightly,
     outputs,
-    plan,
     records,
     shards,
     workflows,
 )
-from ci.errors import CiError, NothingSelectedError, UsageError
+from ci.errors import CiError, UsageError
 from ci.github import commands as github
 from ci.plan import Job, Plan
 from ci.runners import CellError, Result, Runner
 from ci.runners.simulated import Settings, Simulated
-from matrix import Cell, MatrixError
+from matrix import MatrixError
 from reports import outcome
 from reports.errors import ReportsError, StoreError
 from reports.record import Record
@@ -95,6 +94,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add("--select", metavar="NAME", help="a selection of matrix/selections.yaml; smoke by default")
     add("--changed-from", metavar="REV", help="what the change since REV can affect")
     add("--budget", type=_positive, metavar="MINUTES", help="the best covering subset that fits")
+    add("--date", type=date.fromisoformat, metavar="DAY", help="night of a rotation; today's")
     add("--jobs", type=int, metavar="N", help="cells at a time; by default what this machine holds")
     add("--store", metavar="URL", help="where records are; results/records.sqlite by default")
     return parser
@@ -141,7 +141,7 @@ def e2e(options: argparse.Namespace) -> int:
             "leave --jobs out for what this machine holds",
         )
     store = open_store(options.store)
-    chosen = choose(options, store, jobs)
+    chosen = choosing.choose(options, store, jobs).plan
     if options.list:
         return listing(chosen, jobs, options.json)
     return execute(chosen, jobs, store, options.json)
@@ -159,8 +159,8 @@ def plan_jobs(options: argparse.Namespace) -> int:
     asked = [catalogue.named(runners, name) for name in options.runner or runners.names[:1]]
     cut: list[shards.Shard] = []
     try:
-        chosen = choose(options, open_store(options.store), options.jobs or 1)
-        cut = shards.cut(chosen, asked, options.max_jobs)
+        chosen = choosing.choose(options, open_store(options.store), options.jobs or 1)
+        cut = shards.cut(chosen.plan, asked, options.max_jobs)
     except changes.HarmlessError as error:
         if not options.harmless_is_fine:
             raise
@@ -218,49 +218,6 @@ def default_jobs() -> int:
     """Cells at a time: one a processor, and 4 GB of memory for each."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 4e9
     return max(1, min(len(os.sched_getaffinity(0)), int(memory)))
-
-
-def choose(options: argparse.Namespace, store: Store, jobs: int) -> Plan:
-    """The plan for what the command line selects.
-
-    Raises:
-        MatrixError: A pattern or a selection is unknown, or selects nothing.
-        NothingSelectedError: The change can affect no cell, or nothing fits the budget.
-    """
-    claims = matrix.load()
-    cells = matrix.expand(claims)
-    selection = options.select
-    if options.changed_from:
-        paths = changes.can_affect(changes.changed(environment.ROOT, options.changed_from))
-        if not paths:
-            raise changes.HarmlessError(
-                f"nothing that changed since {options.changed_from} can affect a cell",
-                "only documentation changed, or nothing at all",
-                "run `nox -s e2e` without --changed-from to run the smoke selection all the same",
-            )
-        selection = selection or "pr"
-    if selection is None and not options.patterns:
-        selection = "smoke"
-    selected = matrix.select(claims, cells, options.patterns, selection)
-    estimates = plan.estimate(selected, store.records(kind="e2e"))
-    if options.budget:
-        selected = within_budget(selected, estimates, options.budget, jobs)
-    return plan.make(selected, estimates)
-
-
-def within_budget(
-    cells: Sequence[Cell], estimates: dict[str, float], minutes: float, jobs: int
-) -> list[Cell]:
-    """The best covering subset; raises NothingSelectedError when not one cell fits."""
-    chosen = plan.within(cells, estimates, minutes * 60, jobs)
-    if not chosen:
-        shortest = min(estimates.values())
-        raise NothingSelectedError(
-            f"--budget {minutes:g}: no selected cell fits",
-            f"the shortest is expected to take {shortest:.0f} s",
-            f"give at least {shortest / 60:.1f} minutes",
-        )
-    return chosen
 
 
 def listing(chosen: Plan, jobs: int, file: Path | None) -> int:

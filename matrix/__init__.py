@@ -2,8 +2,10 @@
 
 from matrix.cells import Cell, expand
 from matrix.claims import Matrix
+from matrix.covering import covering
 from matrix.errors import MatrixError
 from matrix.loader import load
+from matrix.rotation import Night, Seen, night
 from matrix.schema import (
     AccuracySuite,
     CannVersion,
@@ -16,7 +18,7 @@ from matrix.schema import (
     Rule,
     Selection,
 )
-from matrix.selecting import candidates, select
+from matrix.selecting import candidates, required, select
 
 __all__ = [
     "AccuracySuite",
@@ -28,12 +30,17 @@ __all__ = [
     "Matrix",
     "MatrixError",
     "Model",
+    "Night",
     "PortGate",
     "Release",
     "Rule",
+    "Seen",
     "Selection",
     "candidates",
+    "covering",
     "expand",
     "load",
+    "night",
+    "required",
     "select",
 ]

@@ -7,16 +7,19 @@ import ast
 import json
 import sys
 from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
 from matrix import schemas_export
 from matrix.cells import Cell, expand
 from matrix.claims import Matrix
+from matrix.covering import covering, within
 from matrix.documents import display
 from matrix.errors import InvalidData, MatrixError, UnknownPattern, did_you_mean
 from matrix.loader import load
-from matrix.selecting import candidates, contains, select
+from matrix.rotation import night
+from matrix.selecting import candidates, contains, find, required, select
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +46,13 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--select", metavar="NAME", help="a named selection, such as smoke")
     listing.add_argument("--all", action="store_true", help="unsupported cells too, with reasons")
     listing.add_argument("--json", action="store_true", help="as JSON")
+    listing.add_argument(
+        "--date", type=date.fromisoformat, metavar="DAY", help="the night of a rotation; today's"
+    )
+    listing.add_argument("--budget", type=_count, metavar="N", help="at most so many cells")
+    listing.add_argument(
+        "--covering", action="store_true", help="only a covering array, what covers most first"
+    )
     listing.set_defaults(run=_list)
 
     show = commands.add_parser("show", help="everything that is known about one cell")
@@ -74,11 +84,20 @@ def summary(cell: Cell) -> dict[str, Any]:
     }
 
 
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("a budget is at least one cell")
+    return value
+
+
 def _list(options: argparse.Namespace) -> int:
     matrix = load(options.root)
     cells = expand(matrix)
-    choose = candidates if options.all else select
-    chosen = choose(matrix, cells, options.patterns, options.select)
+    if options.all:
+        chosen = candidates(matrix, cells, options.patterns, options.select)
+    else:
+        chosen = _narrowed(options, matrix, select(matrix, cells, options.patterns, options.select))
     if options.json:
         print(json.dumps([summary(cell) for cell in chosen], indent=2))
     elif sys.stdout.isatty():
@@ -87,6 +106,23 @@ def _list(options: argparse.Namespace) -> int:
         for cell in chosen:
             print(cell.id + (f"\t{cell.unsupported.reason}" if cell.unsupported else ""))
     return 0
+
+
+def _narrowed(options: argparse.Namespace, matrix: Matrix, cells: list[Cell]) -> list[Cell]:
+    """Return what a rotation, a covering array or a budget leaves of the selected cells."""
+    wanted = find(matrix, options.select) if options.select else None
+    must = [cell for cell in cells if wanted and required(wanted, cell)]
+    if options.covering:
+        cells = must + covering([cell for cell in cells if cell not in must], must)
+    elif wanted is not None and wanted.nights is not None:
+        day = options.date or datetime.now(UTC).date()
+        tonight = night(cells, day, wanted.nights, options.budget, must=must)
+        if tonight.missed:
+            print(f"warning: {tonight.shortage(wanted.nights, 'cells')}", file=sys.stderr)
+        return tonight.cells
+    if options.budget is None:
+        return cells
+    return within(cells, {cell.id: 1.0 for cell in cells}, options.budget, must=must)
 
 
 def _print_table(cells: Sequence[Cell]) -> None:

@@ -352,8 +352,16 @@ class Selection(Strict):
     description: str
     cells: tuple[str, ...] = Field(min_length=1, description="fnmatch patterns on cell ids.")
     exclude: tuple[str, ...] = Field(default=(), description="Patterns taken away again.")
+    must: tuple[str, ...] = Field(
+        default=(), description="Patterns of cells that come first, whatever the budget."
+    )
+    nights: int | None = Field(
+        default=None,
+        ge=1,
+        description="In how many nights each cell has its turn; all cells at once if absent.",
+    )
 
-    @field_validator("cells", "exclude")
+    @field_validator("cells", "exclude", "must")
     @classmethod
     def _no_duplicates(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(patterns)) != len(patterns):

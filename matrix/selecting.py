@@ -76,11 +76,17 @@ def contains(selection: Selection, cell: Cell) -> bool:
     return _any(selection.cells, cell.id) and not _any(selection.exclude, cell.id)
 
 
+def required(selection: Selection, cell: Cell) -> bool:
+    """Whether the cell comes first in the selection, whatever the budget."""
+    return contains(selection, cell) and _any(selection.must, cell.id)
+
+
 def check_selections(matrix: Matrix, cells: Sequence[Cell]) -> None:
     """Raise UnknownReference for a selection with a pattern that matches no supported cell."""
     ids = [cell.id for cell in cells if cell.unsupported is None]
     for name, selection in matrix.selections.items():
-        for key, patterns in (("cells", selection.cells), ("exclude", selection.exclude)):
+        for key in ("cells", "exclude", "must"):
+            patterns: tuple[str, ...] = getattr(selection, key)
             for pattern in patterns:
                 if not any(fnmatchcase(id_, pattern) for id_ in ids):
                     raise UnknownReference(

@@ -1,12 +1,10 @@
-"""Plans: estimates from earlier runs, groups by environment, the order, and the budget."""
+"""Plans: estimates from earlier runs, groups by environment, and the order."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ci import plan
 from ci.plan import Group, Job, Plan
@@ -65,39 +63,6 @@ def test_the_makespan_is_that_of_the_slots() -> None:
 
 def test_an_empty_plan_takes_no_time() -> None:
     assert plan.make([], {}).makespan(2) == 0.0
-
-
-def test_a_budget_takes_what_covers_most_and_leaves_out_what_does_not_fit() -> None:
-    cells = [
-        make_cell(feature="base", family="a", model="a"),
-        make_cell(feature="base", family="a", model="a2"),
-        make_cell(feature="lora", family="b", model="b"),
-        make_cell(feature="huge", family="c", model="c"),
-    ]
-    estimates = {cell.id: 10.0 for cell in cells} | {cells[3].id: 1000.0}
-    chosen = plan.within(cells, estimates, seconds=20.0, parallel=1)
-    assert chosen == [cells[0], cells[2]], "the second model of a family covers nothing new"
-
-
-def test_a_budget_fills_what_is_left_with_cells_that_cover_nothing_new() -> None:
-    cells = [make_cell(model=name) for name in ("a", "b", "c")]
-    estimates = {cells[0].id: 5.0, cells[1].id: 3.0, cells[2].id: 4.0}
-    assert plan.within(cells, estimates, seconds=7.0, parallel=1) == [cells[1], cells[2]]
-
-
-@given(
-    seconds=st.lists(st.floats(0.1, 100), min_size=1, max_size=12),
-    budget=st.floats(1, 200),
-    parallel=st.integers(1, 4),
-)
-def test_a_budget_is_never_exceeded(seconds: list[float], budget: float, parallel: int) -> None:
-    cells = [make_cell(feature=f"f{i}") for i in range(len(seconds))]
-    estimates = {cell.id: s for cell, s in zip(cells, seconds, strict=True)}
-    chosen = plan.within(cells, estimates, budget, parallel)
-    assert sum(estimates[cell.id] for cell in chosen) <= budget * parallel + 1e-9
-    left_out = [cell for cell in cells if cell not in chosen]
-    spare = budget * parallel - sum(estimates[cell.id] for cell in chosen)
-    assert all(estimates[cell.id] > min(spare, budget) - 1e-9 for cell in left_out)
 
 
 @pytest.mark.parametrize("parallel", [1, 2, 3])

@@ -1,0 +1,148 @@
+"""Which cells a command line asks for, each with the reason why it was chosen."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+import matrix
+from ci import changes, environment, history, plan
+from ci.errors import NothingSelectedError
+from matrix import Cell, Selection
+from matrix.covering import within
+from matrix.selecting import find
+from reports.store import Store
+
+DEFAULT_SELECTION = "smoke"
+"""What runs if nothing is asked for."""
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The cells to run.
+
+    Attributes:
+        cells: in the order in which they cover most.
+        estimates: cell id to the seconds that it is expected to take.
+        reasons: cell id to why it was chosen.
+    """
+
+    cells: list[Cell]
+    estimates: Mapping[str, float]
+    reasons: Mapping[str, str]
+
+    @property
+    def plan(self) -> plan.Plan:
+        """The same as a plan."""
+        return plan.make(self.cells, self.estimates)
+
+
+def choose(options: argparse.Namespace, store: Store, jobs: int) -> Chosen:
+    """What the command line selects.
+
+    Raises:
+        MatrixError: A pattern or a selection is unknown, or selects nothing.
+        NothingSelectedError: The change can affect no cell, or nothing fits the budget.
+    """
+    claims = matrix.load()
+    cells = matrix.expand(claims)
+    name = options.select
+    if options.changed_from:
+        paths = changes.can_affect(changes.changed(environment.ROOT, options.changed_from))
+        if not paths:
+            raise changes.HarmlessError(
+                f"nothing that changed since {options.changed_from} can affect a cell",
+                "only documentation changed, or nothing at all",
+                "run `nox -s e2e` without --changed-from to run the smoke selection all the same",
+            )
+        name = name or "pr"
+    if name is None and not options.patterns:
+        name = DEFAULT_SELECTION
+    selected = matrix.select(claims, cells, options.patterns, name)
+    records = store.records(kind="e2e")
+    estimates = plan.estimate(selected, records)
+    wanted = find(claims, name) if name else None
+    budget = Budget(options.budget, jobs) if options.budget else None
+    if wanted is not None and wanted.nights is not None:
+        seen = history.seen(records, datetime.now(UTC))
+        return tonight(selected, wanted, options.date, estimates, budget, seen)
+    reasons = {cell.id: _asked(options.patterns, name) for cell in selected}
+    if budget is not None:
+        selected = fitting(selected, estimates, budget, wanted)
+    return Chosen(selected, estimates, {cell.id: reasons[cell.id] for cell in selected})
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a run may take.
+
+    Attributes:
+        minutes: from the first start to the last end.
+        jobs: cells at a time.
+    """
+
+    minutes: float
+    jobs: int
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of all cells together."""
+        return self.minutes * 60 * max(1, self.jobs)
+
+
+def tonight(
+    cells: Sequence[Cell],
+    selection: Selection,
+    day: date | None,
+    estimates: Mapping[str, float],
+    budget: Budget | None,
+    seen: Mapping[str, matrix.Seen],
+) -> Chosen:
+    """The night of a day in a selection that has a rotation; says so if the budget is too small."""
+    assert selection.nights is not None
+    found = matrix.night(
+        cells,
+        day or datetime.now(UTC).date(),
+        selection.nights,
+        budget.seconds if budget else None,
+        estimates,
+        seen,
+        [cell for cell in cells if matrix.required(selection, cell)],
+    )
+    if found.missed and budget is not None:
+        jobs = f" with {budget.jobs} at a time" if budget.jobs > 1 else ""
+        unit = 60 * max(1, budget.jobs)
+        print(
+            f"warning: {found.shortage(selection.nights, 'minutes', unit)}{jobs}", file=sys.stderr
+        )
+    return Chosen(found.cells, estimates, found.reasons)
+
+
+def fitting(
+    cells: Sequence[Cell],
+    estimates: Mapping[str, float],
+    budget: Budget,
+    selection: Selection | None = None,
+) -> list[Cell]:
+    """The best covering subset; raises NothingSelectedError when not one cell fits."""
+    must = [cell for cell in cells if selection and matrix.required(selection, cell)]
+    # No cell may be longer than the whole time, however many run at once.
+    chosen = within(cells, estimates, budget.seconds, budget.minutes * 60, must)
+    if not chosen:
+        shortest = min(estimates.values())
+        raise NothingSelectedError(
+            f"--budget {budget.minutes:g}: no selected cell fits",
+            f"the shortest is expected to take {shortest:.0f} s",
+            f"give at least {shortest / 60:.1f} minutes",
+        )
+    return chosen
+
+
+def _asked(patterns: Sequence[str], selection: str | None) -> str:
+    of = f"of the selection {selection}" if selection else ""
+    return " ".join(
+        part for part in (of, f"matched by {' '.join(patterns)}" * bool(patterns)) if part
+    )

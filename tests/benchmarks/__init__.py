@@ -1,0 +1,1 @@
+"""Commands that measure how long something takes, and fail where it takes longer than promised."""
