@@ -1,6 +1,13 @@
 """What happened: records, their store, the statuses derived from them, tables and the site."""
 
-from reports.errors import RecordError, ReportsError, SiteError, StoreError
+from reports.errors import (
+    ConflictError,
+    RecordError,
+    ReportsError,
+    SchemaError,
+    SiteError,
+    StoreError,
+)
 from reports.record import Chip, Failure, Metric, Record, Versions, parse
 from reports.statuses import Policy, Status, status, statuses
 from reports.store import Store, default_url
@@ -8,12 +15,14 @@ from reports.support import Support, derive
 
 __all__ = [
     "Chip",
+    "ConflictError",
     "Failure",
     "Metric",
     "Policy",
     "Record",
     "RecordError",
     "ReportsError",
+    "SchemaError",
     "SiteError",
     "Status",
     "Store",

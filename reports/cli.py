@@ -1,4 +1,4 @@
-"""The command line `python -m reports`: status, table, ingest, export, comment, site."""
+"""The command line `python -m reports`: status, table, ingest, export, comment, store, site."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import matrix
-from reports import comment, markdown, spool
+from reports import comment, markdown, spool, store_cli
 from reports.errors import RecordError, ReportsError, StoreError
 from reports.record import Record, parse
 from reports.statuses import Status
@@ -74,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     said.add_argument("--out", type=Path, metavar="FILE")
     said.set_defaults(run=_comment)
+
+    store_cli.add_commands(commands, shared)
 
     site = commands.add_parser("site", parents=[shared], help="the documentation with its tables")
     site.add_argument("--out", type=Path, default=Path("build/site"), metavar="DIR")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-from matrix.errors import INFRASTRUCTURE, HarnessError
+from matrix.errors import BAD_USAGE, INFRASTRUCTURE, HarnessError
 
 
 class ReportsError(HarnessError):
@@ -26,6 +26,16 @@ class StoreError(ReportsError):
     ) -> None:
         self.spooled = spooled
         super().__init__(what, why, fix)
+
+
+class SchemaError(StoreError):
+    """The tables of the store are of another revision than this code can use."""
+
+    exit_code: ClassVar[int] = BAD_USAGE
+
+
+class ConflictError(StoreError):
+    """The store holds another record of the same id."""
 
 
 class SiteError(ReportsError):

@@ -2,36 +2,59 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     ConfigDict,
     Field,
     FiniteFloat,
     JsonValue,
+    ModelWrapValidatorHandler,
     ValidationError,
     field_validator,
     model_validator,
 )
 
+from reports import strict_json
 from reports.errors import RecordError
+from reports.text import cut, plain, storable
 
 SCHEMA = 1
 """The version of the record schema that this code writes, and the newest that it reads."""
+
+MAX_BYTES = 64 * 2**20
+"""The most bytes of one record's file; one with every answer of a long evaluation has a tenth."""
+
+MAX_LOG, MAX_MESSAGE = 64_000, 16_000
+"""The most characters that a record keeps of a log and of an error's message: the last ones."""
+
+Log = Annotated[str, AfterValidator(lambda text: cut(plain(text), MAX_LOG))]
+Message = Annotated[str, AfterValidator(lambda text: cut(plain(text), MAX_MESSAGE))]
 
 Kind = Literal["e2e", "accuracy", "perf"]
 Verdict = Literal["passed", "failed", "error", "inconclusive"]
 Evidence = Literal["hardware", "simulated"]
 
 
+_NAME = r"[^/\s\p{C}]+"  # \p{C}: control and format characters
+_CELL = f"^{_NAME}/{_NAME}/cann-{_NAME}/{_NAME}$"
+
+
 class _Part(BaseModel):
+    """A part of a record; no text in it holds what a database or a page cannot take."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _storable(cls, data: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        return validate(storable(data) if isinstance(data, dict) else data)
 
 
 class Versions(_Part):
@@ -68,8 +91,8 @@ class Failure(_Part):
     """Why a run did not pass."""
 
     class_: str = Field(alias="class", description="Exception class, or a word such as timeout.")
-    message: str
-    log_tail: str = ""
+    message: Message
+    log_tail: Log = ""
 
 
 class Record(_Part):
@@ -82,13 +105,13 @@ class Record(_Part):
 
     schema_: Literal[1] = Field(default=1, alias="schema")
     id: str = Field(default_factory=lambda: uuid.uuid4().hex, pattern=r"^[0-9a-zA-Z-]{8,64}$")
-    cell: str = Field(pattern=r"^[^/\s]+/[^/\s]+/cann-[^/\s]+/[^/\s]+$")
+    cell: str = Field(pattern=_CELL, max_length=255)
     kind: Kind
     verdict: Verdict
     evidence: Evidence
     versions: Versions
     hardware: Chip
-    runner: str
+    runner: str = Field(max_length=255)
     started: AwareDatetime
     seconds: FiniteFloat = Field(ge=0)
     timings: dict[str, FiniteFloat] = Field(default_factory=dict)
@@ -96,7 +119,7 @@ class Record(_Part):
     proof: dict[str, JsonValue] = Field(default_factory=dict)
     samples: tuple[dict[str, JsonValue], ...] = ()
     error: Failure | None = None
-    run_url: str | None = None
+    run_url: str | None = Field(default=None, pattern=r"^https?://[^\s\p{C}\"'<>`]+$")
     artifacts: tuple[str, ...] = ()
 
     @field_validator("started")
@@ -132,13 +155,7 @@ def parse(document: str | bytes | Mapping[str, Any], origin: str = "record") -> 
     Raises:
         RecordError: not JSON, of a newer schema, or not what the schema allows.
     """
-    try:
-        data = json.loads(document) if isinstance(document, str | bytes) else dict(document)
-    except ValueError as error:
-        raise RecordError(
-            f"{origin}: not JSON ({error}).",
-            "The file is no record, or it was cut off while it was copied.",
-        ) from None
+    data = _load(document, origin) if isinstance(document, str | bytes) else dict(document)
     version = data.get("schema") if isinstance(data, dict) else None
     if isinstance(version, int) and version > SCHEMA:
         raise RecordError(
@@ -153,6 +170,23 @@ def parse(document: str | bytes | Mapping[str, Any], origin: str = "record") -> 
     except ValidationError as error:
         lines = [_explain(e) for e in error.errors(include_url=False)]
         raise RecordError(f"{origin}: not a valid record:\n  " + "\n  ".join(lines)) from None
+
+
+def _load(document: str | bytes, origin: str) -> Any:
+    if len(document) > MAX_BYTES:
+        raise RecordError(
+            f"{origin}: {len(document):,} bytes; a record has at most {MAX_BYTES:,}.",
+            "A whole log or another file was put into it.",
+            "Keep the log as an artifact, and its end in the record.",
+        )
+    try:
+        return strict_json.loads(document)
+    except ValueError as error:
+        raise RecordError(
+            f"{origin}: not JSON of one meaning ({error}).",
+            "The file is no record, or it was cut off while it was copied.",
+            "Copy it again from where it was written.",
+        ) from None
 
 
 def _explain(error: Any) -> str:

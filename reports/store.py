@@ -1,56 +1,49 @@
-"""The store: an append-only table of records in SQLite or any database that SQLAlchemy reaches."""
+"""The store: records, appended and never changed, in SQLite or PostgreSQL behind one interface."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
-from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import SQLAlchemyError
 
-from reports import spool
-from reports.errors import StoreError
+from reports import documents, migrate, schema, spool
+from reports.errors import ConflictError, SchemaError, StoreError
 from reports.record import Kind, Record, parse
 
 DEFAULT_URL = "sqlite:///results/records.sqlite"
 ENVIRONMENT = "ASCEND_MATRIX_STORE"
 """Environment variable with the store's URL."""
 
+TOLERANCE = timedelta(minutes=5)
+"""How far a runner's clock may be ahead of the store's before its record is marked."""
+
+BATCH = 1000
+"""Records in one transaction: others wait for milliseconds, and a disk is asked a hundred times."""
+
 _BUSY_SECONDS = 30  # how long a writer waits for another; a write takes milliseconds
-
-_metadata = sa.MetaData()
-_records = sa.Table(
-    "records",
-    _metadata,
-    sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("id", sa.String(64), nullable=False, unique=True),
-    sa.Column("cell", sa.String(255), nullable=False, index=True),
-    sa.Column("kind", sa.String(16), nullable=False),
-    sa.Column("verdict", sa.String(16), nullable=False),
-    sa.Column("evidence", sa.String(16), nullable=False),
-    sa.Column("started", sa.String(40), nullable=False),
-    # The document is the truth; the columns before it are there to be asked for.
-    sa.Column("document", sa.Text, nullable=False),
-)
-
-_TRIGGERS = tuple(
-    f"CREATE TRIGGER IF NOT EXISTS records_no_{event.lower()} BEFORE {event} ON records "
-    "BEGIN SELECT RAISE(ABORT, 'records are append-only'); END"
-    for event in ("UPDATE", "DELETE")
-)
-"""What keeps other programs from changing what is stored, where the database is SQLite."""
+_WRITES = {"writes": True}
 
 _CAUSES = (
     ("full", "The disk is full.", "Free some space"),
+    ("no space", "The disk is full.", "Free some space"),
     ("locked", "Another process is writing, or died while it wrote.", "Wait or end that process"),
     ("readonly", "The file or its folder may not be written.", "Change its permissions"),
     ("unable to open", "The folder may not be written.", "Choose another store with --store"),
     ("disk i/o", "The disk refused to write; often a quota or a limit.", "Check the disk"),
     ("malformed", "The file is damaged.", "Move it away and restore a copy"),
     ("not a database", "Another program's file has that name.", "Move it away"),
+    ("connection refused", "No server listens there.", "Start PostgreSQL, or correct the URL"),
+    ("connection failed", "The server does not take that user.", "Correct the URL"),
+    ("permission denied", "The user may not do that.", "Grant it SELECT and INSERT"),
 )
 
 
@@ -59,11 +52,54 @@ def default_url() -> str:
     return os.environ.get(ENVIRONMENT) or DEFAULT_URL
 
 
-class Store:
-    """Append-only records behind an SQLAlchemy URL.
+@dataclass(frozen=True)
+class Added:
+    """What became of records that were added together.
 
-    SQLite keeps its rollback journal instead of a write-ahead log: records come seconds apart,
-    one file can be copied at any time, and on a full disk the file stays as it was.
+    Attributes:
+        new: how many are stored now and were not before.
+        old: how many were there already.
+        ahead: ids of new ones whose clock was ahead of the store's.
+        conflicts: one error for each whose id another record has; it is not stored.
+    """
+
+    new: int = 0
+    old: int = 0
+    ahead: tuple[str, ...] = ()
+    conflicts: tuple[ConflictError, ...] = ()
+
+    def __add__(self, other: Added) -> Added:
+        return Added(
+            self.new + other.new,
+            self.old + other.old,
+            self.ahead + other.ahead,
+            self.conflicts + other.conflicts,
+        )
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A record with what the store knows of it.
+
+    Attributes:
+        record: the record; where its details were moved away, a note says where to.
+        received: when the store got it; None for what an older version stored.
+        ahead: whether it claims to have started after that; it speaks for no cell then.
+        whole: whether its details are still there.
+    """
+
+    record: Record
+    received: datetime | None
+    ahead: bool
+    whole: bool
+
+
+class Store:
+    """Append-only records behind an SQLAlchemy URL of SQLite or PostgreSQL.
+
+    SQLite keeps its rollback journal instead of a write-ahead log: one file can be copied at any
+    time, and on a full disk the file stays as it was. A file of an older revision is upgraded when
+    it is opened; a server, which others use too, only by `upgrade`.
 
     Args:
         url: SQLAlchemy URL; by default `default_url()`.
@@ -78,16 +114,14 @@ class Store:
             self._url = sa.make_url(name)
             name = self._url.render_as_string(hide_password=True)
             self._file = _file(self._url)
-            # No connection outlives its use: a runner forks, and SQLite must not cross a fork.
-            options = {"connect_args": {"timeout": _BUSY_SECONDS}, "poolclass": sa.NullPool}
-            self._engine = sa.create_engine(self._url, **(options if self._file else {}))
+            self._engine = _engine(self._url, self._file)
         except (SQLAlchemyError, ImportError) as error:
             raise StoreError(
                 f"The store {name!r} cannot be used: {error}.",
-                "It is no SQLAlchemy URL, or the database's driver is not installed.",
-                "Write for example sqlite:///results/records.sqlite.",
+                "It is no SQLAlchemy URL of SQLite or PostgreSQL, or its driver is not installed.",
+                "Write for example sqlite:///results/records.sqlite or postgresql://host/records.",
             ) from None
-        self._created = False
+        self._ready = False
 
     @property
     def name(self) -> str:
@@ -100,84 +134,221 @@ class Store:
         store = str(self._file.resolve()) if self._file else self.name
         return spool.folders(store, self._file.parent if self._file else None)
 
+    # ------------------------------------------------------------------------------------ writing
+
     def add(self, record: Record) -> bool:
         """Append a record in one transaction; return False if it was there already.
 
         Raises:
+            ConflictError: the store holds another record of that id.
             StoreError: it was not stored; `spooled` names the file that holds it instead.
         """
         try:
-            return self._insert(record)
+            added = self._insert([record])
+        except SchemaError as error:
+            kept = spool.keep(record, self.spools)
+            raise SchemaError(error.what, error.why, error.fix, spooled=kept) from error
         except (SQLAlchemyError, OSError) as error:
             kept = spool.keep(record, self.spools)
             raise self._not_stored(record, error, kept) from error
+        for conflict in added.conflicts:
+            raise conflict
+        return added.new == 1
 
-    def _insert(self, record: Record) -> bool:
-        row = {
-            "id": record.id,
-            "cell": record.cell,
-            "kind": record.kind,
-            "verdict": record.verdict,
-            "evidence": record.evidence,
-            "started": record.started.isoformat(),
-            "document": record.to_json(),
-        }
-        self._create()
+    def add_all(self, records: Iterable[Record]) -> Iterator[Added]:
+        """Append records in transactions of `BATCH`; yield what became of each of these.
+
+        What was stored already is skipped, so that after an error all can be added again.
+
+        Raises:
+            StoreError: this transaction was undone; the earlier ones stay.
+        """
+        remaining = iter(records)
+        while batch := list(islice(remaining, BATCH)):
+            try:
+                yield self._insert(batch)
+            except (SQLAlchemyError, OSError) as error:
+                raise self._unavailable("written", error) from error
+
+    def _insert(self, batch: Sequence[Record]) -> Added:
+        now = datetime.now(UTC)
+        first: dict[str, Record] = {}
+        repeated = []
+        for record in batch:
+            if record.id in first:
+                repeated.append(record)
+            else:
+                first[record.id] = record
+        # In the order of their ids: two processes that add the same ones never wait for each other.
+        rows = [_rows(first[id_], now) for id_ in sorted(first)]
+        self._prepare()
+        with self._engine.execution_options(**_WRITES).begin() as connection:
+            new = self._insert_rows(connection, rows)
+            others = [record for record in first.values() if record.id not in new] + repeated
+            conflicts = self._conflicts(connection, others)
+        return Added(
+            new=len(new),
+            old=len(others) - len(conflicts),
+            ahead=tuple(row["id"] for row, _ in rows if row["ahead"] and row["id"] in new),
+            conflicts=tuple(conflicts),
+        )
+
+    def _insert_rows(
+        self, connection: sa.Connection, rows: Sequence[tuple[dict[str, Any], dict[str, Any]]]
+    ) -> set[str]:
+        """Insert what is not there yet, with its details; return the ids of it."""
+        dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+        insert = dialect.insert(schema.records).on_conflict_do_nothing()
+        ids = connection.execute(insert.returning(schema.records.c.id), [row for row, _ in rows])
+        new = set(ids.scalars())
+        parts = [part for _, part in rows if part["record"] in new]
+        if parts:
+            connection.execute(schema.details.insert(), parts)
+        return new
+
+    def _conflicts(
+        self, connection: sa.Connection, records: Sequence[Record]
+    ) -> list[ConflictError]:
+        """Return an error for each record that is another one than that stored under its id."""
+        table = schema.records
+        ids = sorted({record.id for record in records})
+        query = sa.select(table.c.id, table.c.digest).where(table.c.id.in_(ids))
+        digests = {row.id: row.digest for row in connection.execute(query)} if ids else {}
+        return [
+            self._conflict(record)
+            for record in records
+            if documents.digest(record) != digests[record.id]
+            and self._stored(connection, record.id) != record
+        ]
+
+    def _stored(self, connection: sa.Connection, id_: str) -> Record:
+        row = connection.execute(_query().where(schema.records.c.id == id_)).one()
+        return self._read(row).record
+
+    def _conflict(self, record: Record) -> ConflictError:
+        return ConflictError(
+            f"The store {self.name} holds another record with the id {record.id} "
+            f"(of {record.cell}, by the runner {record.runner!r}).",
+            "Records are append-only; a run that was repeated has a record of its own.",
+            "Find out which runner copied or changed it; give the record a new id if it is one.",
+        )
+
+    def upgrade(self, wanted: str = schema.REVISION) -> tuple[str | None, str]:
+        """Bring the tables to a revision, creating them where there are none.
+
+        Returns:
+            The revision before, None where there were no tables, and the one after.
+
+        Raises:
+            SchemaError: they are newer.
+            StoreError: the database refuses.
+        """
         try:
-            with self._engine.begin() as connection:
-                connection.execute(_records.insert(), row)
-        except IntegrityError:
-            return self._already(record)
-        return True
+            if self._file is not None:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+            return migrate.upgrade(self._engine.execution_options(**_WRITES), self.name, wanted)
+        except (SQLAlchemyError, OSError) as error:
+            raise self._unavailable("upgraded", error) from error
 
-    def _already(self, record: Record) -> bool:
-        with self._engine.connect() as connection:
-            query = sa.select(_records.c.document).where(_records.c.id == record.id)
-            stored = connection.execute(query).scalar_one_or_none()
-        if stored is None:  # the constraint that failed was another one
-            raise sa.exc.DatabaseError(f"the record {record.id} was refused", None, Exception())
-        if parse(stored) != record:
-            raise StoreError(
-                f"The store {self.name} holds another record with the id {record.id}.",
-                "Records are append-only; a run that was repeated has a record of its own.",
-                "Give the record a new id.",
-            )
-        return False
+    def revision(self) -> str | None:
+        """Return the revision of the tables; None where there are none yet.
 
-    def _create(self) -> None:
-        if self._created:
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        if self._file is not None and not self._file.exists():
+            return None  # connecting would leave an empty file behind
+        try:
+            with self._engine.connect() as connection:
+                return migrate.revision(connection)
+        except SQLAlchemyError as error:
+            raise self._unavailable("read", error) from error
+
+    def _prepare(self) -> None:
+        """Make sure that the tables are of this code's revision, once."""
+        if self._ready:
             return
         if self._file is not None:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-        # Several processes may come first at the same time, so each step bears being repeated.
-        with self._engine.begin() as connection:
-            connection.execute(CreateTable(_records, if_not_exists=True))
-            for index in _records.indexes:
-                connection.execute(CreateIndex(index, if_not_exists=True))
-            for trigger in _TRIGGERS if self._engine.dialect.name == "sqlite" else ():
-                connection.exec_driver_sql(trigger)
-        self._created = True
+        with self._engine.connect() as connection:
+            found = migrate.revision(connection)
+        if migrate.check(found, self.name):
+            if found is not None and self._file is None:
+                raise self._outdated(found)
+            migrate.upgrade(self._engine.execution_options(**_WRITES), self.name)
+        self._ready = True
 
-    def records(self, cell: str | None = None, kind: Kind | None = None) -> list[Record]:
-        """Return records, oldest first; of one cell or kind where given.
+    def _outdated(self, found: str) -> SchemaError:
+        return SchemaError(
+            f"The store {self.name} has revision {found}; this version needs {schema.REVISION}.",
+            "A server is not upgraded by the way: others may still use it with an older version.",
+            f"Run `python -m reports store upgrade --store '{self.name}'` once.",
+        )
+
+    # ------------------------------------------------------------------------------------ reading
+
+    def records(
+        self, cell: str | None = None, kind: Kind | None = None, since: datetime | None = None
+    ) -> list[Record]:
+        """Return records, oldest first; of one cell or kind, or that started then or later.
 
         Raises:
             StoreError: the store cannot be read.
             RecordError: a record is of a newer schema.
         """
-        query = sa.select(_records.c.id, _records.c.document)
-        if cell is not None:
-            query = query.where(_records.c.cell == cell)
-        if kind is not None:
-            query = query.where(_records.c.kind == kind)
-        query = query.order_by(_records.c.started, _records.c.number)
-        with self._reading() as connection:
-            rows = connection.execute(query).all() if connection is not None else []
-        return [parse(row.document, origin=f"{self.name}: record {row.id}") for row in rows]
+        return [stored.record for stored in self.stored(cell, kind, since)]
 
-    def latest(self, kind: Kind = "e2e") -> dict[str, Record]:
-        """Return cell id to the newest record of that kind."""
-        return {record.cell: record for record in self.records(kind=kind)}
+    def stored(
+        self, cell: str | None = None, kind: Kind | None = None, since: datetime | None = None
+    ) -> Iterator[Stored]:
+        """Yield the same with what the store knows of each; as many as there are, one by one."""
+        table = schema.records
+        query = _query().order_by(table.c.started, table.c.number)
+        if cell is not None:
+            query = query.where(table.c.cell == cell)
+        if kind is not None:
+            query = query.where(table.c.kind == kind)
+        if since is not None:
+            query = query.where(table.c.started >= since)
+        yield from self._all(query)
+
+    def newest(self, kind: Kind | None = None) -> list[Record]:
+        """Return the newest record of each cell, kind and evidence, by cell.
+
+        One whose clock was ahead when it was stored is never among them.
+
+        Raises:
+            StoreError: the store cannot be read.
+            RecordError: a record is of a newer schema.
+        """
+        table = schema.records
+        place = sa.func.row_number().over(
+            partition_by=(table.c.cell, table.c.kind, table.c.evidence),
+            order_by=(table.c.started.desc(), table.c.number.desc()),
+        )
+        placed = sa.select(table.c.number, place.label("place")).where(~table.c.ahead)
+        if kind is not None:
+            placed = placed.where(table.c.kind == kind)
+        first = placed.subquery()
+        query = _query().join(first, first.c.number == table.c.number).where(first.c.place == 1)
+        return [stored.record for stored in self._all(query.order_by(table.c.cell, table.c.number))]
+
+    def _all(self, query: sa.Select[Any]) -> Iterator[Stored]:
+        with self._reading() as connection:
+            if connection is None:
+                return
+            rows = connection.execution_options(yield_per=BATCH).execute(query)
+            for row in rows:
+                yield self._read(row)
+
+    def _read(self, row: sa.Row[Any]) -> Stored:
+        origin = f"{self.name}: record {row.id}"
+        try:
+            document: Any = documents.join(row.document, row.details, row.archive)
+        except (ValueError, AttributeError):
+            document = row.document  # parse tells what is wrong with it
+        record = parse(document, origin)
+        return Stored(record, row.received, row.ahead, row.details is not None)
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection | None]:
@@ -186,13 +357,22 @@ class Store:
             yield None  # connecting would leave an empty file behind
             return
         try:
+            if not self._ready and self.revision() is None:
+                yield None
+                return
+            self._prepare()
             with self._engine.connect() as connection:
-                yield connection if sa.inspect(connection).has_table("records") else None
+                yield connection
         except SQLAlchemyError as error:
-            reason, why, fix = _cause(error)
-            raise StoreError(
-                f"The store {self.name} cannot be read: {reason}.", why, f"{fix}, then try again."
-            ) from error
+            raise self._unavailable("read", error) from error
+
+    # ------------------------------------------------------------------------------------- errors
+
+    def _unavailable(self, what: str, error: Exception) -> StoreError:
+        reason, why, fix = _cause(error)
+        return StoreError(
+            f"The store {self.name} cannot be {what}: {reason}.", why, f"{fix}, then try again."
+        )
 
     def _not_stored(self, record: Record, error: Exception, kept: Path | None) -> StoreError:
         reason, why, fix = _cause(error)
@@ -206,6 +386,71 @@ class Store:
         return StoreError(what, why, f"{fix}.\n{lost}{record.to_json()}")
 
 
+def _engine(url: sa.URL, file: Path | None) -> sa.Engine:
+    """Return an engine; raises ArgumentError for a database that is neither of the two."""
+    backend = url.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        raise sa.exc.ArgumentError(f"{backend} is not supported")
+    if backend == "postgresql":
+        # No connection outlives its use: a runner forks, and none may cross a fork.
+        return sa.create_engine(url, poolclass=sa.NullPool)
+    options: dict[str, Any] = {"poolclass": sa.NullPool} if file else {}
+    engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS}, **options)
+    sa.event.listen(engine, "connect", _connected)
+    sa.event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _connected(connection: Any, _: object) -> None:
+    connection.isolation_level = None  # Python's module would begin transactions later than asked
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin(connection: sa.Connection) -> None:
+    """Begin; a writer takes its lock at once, since a reader that turns writer cannot wait."""
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _query() -> sa.Select[Any]:
+    """Return the query of records with their details, or where these were moved to."""
+    table, details = schema.records, schema.details
+    archive = (
+        sa.select(schema.prunings.c.archive)
+        .join(schema.pruned, schema.pruned.c.pruning == schema.prunings.c.number)
+        .where(schema.pruned.c.record == table.c.id)
+        .order_by(schema.prunings.c.number.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    return sa.select(
+        table.c.id,
+        table.c.received,
+        table.c.ahead,
+        table.c.document,
+        details.c.document.label("details"),
+        sa.case((details.c.record.is_(None), archive)).label("archive"),
+    ).outerjoin(details, details.c.record == table.c.id)
+
+
+def _rows(record: Record, now: datetime) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the row of a record that arrives now, and that of its details."""
+    slim, details = documents.split(record.document())
+    row = {
+        "id": record.id,
+        "digest": documents.digest(record),
+        "cell": record.cell,
+        "kind": record.kind,
+        "verdict": record.verdict,
+        "evidence": record.evidence,
+        "started": record.started,
+        "received": now,
+        "ahead": record.started > now + TOLERANCE,
+        "document": slim,
+    }
+    return row, {"record": record.id, "document": details}
+
+
 def _file(url: sa.URL) -> Path | None:
     """Return the file of an SQLite store; None for one in memory and for a server."""
     if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
@@ -217,6 +462,6 @@ def _cause(error: Exception) -> tuple[str, str, str]:
     """Return what the database said, why that usually is, and what to do."""
     reason = str(getattr(error, "orig", None) or getattr(error, "strerror", None) or error)
     for word, why, fix in _CAUSES:
-        if word in reason.lower() or (word == "full" and "no space" in reason.lower()):
+        if word in reason.lower():
             return reason, why, fix
     return reason, "", "Check that the store can be reached and written"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 
 from reports import Record, Store, spool
 from reports.cli import main
+from tests import postgresql
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 CELL = "qwen3/base/cann-9.1.0/a2"
@@ -70,8 +71,39 @@ def _no_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(f"sqlite:///{tmp_path}/results/records.sqlite")
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of an SQLite store of the test's own that does not exist yet."""
+    return f"sqlite:///{tmp_path}/results/records.sqlite"
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[postgresql.Server]:
+    """One server for all tests; without one they are skipped, except where one has to be."""
+    try:
+        with postgresql.server() as running:
+            yield running
+    except postgresql.Missing as missing:
+        if postgresql.required():
+            pytest.fail(f"a PostgreSQL server is required: {missing}")
+        pytest.skip(f"no PostgreSQL server: {missing}")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def any_url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty store of the test's own, in either database."""
+    if request.param == "sqlite":
+        return str(request.getfixturevalue("sqlite_url"))
+    return str(request.getfixturevalue("server").create())
+
+
+@pytest.fixture
+def store(sqlite_url: str) -> Store:
+    return Store(sqlite_url)
+
+
+@pytest.fixture
+def any_store(any_url: str) -> Store:
+    return Store(any_url)
 
 
 @pytest.fixture

@@ -11,75 +11,191 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from reports import RecordError, Store, StoreError, spool
-from tests.unit.reports.conftest import CELL, Run, document, record
+from reports import ConflictError, RecordError, Store, StoreError, parse, spool
+from tests import postgresql
+from tests.unit.reports.conftest import CELL, Run, document, record, versions
 
 ROOT = Path(__file__).parents[3]
 OTHER = "llama/base/cann-9.1.0/a2"
 
 
-def test_empty_store_reads_as_empty_and_leaves_no_file(store: Store, tmp_path: Path) -> None:
+def test_empty_store_reads_as_empty(any_store: Store) -> None:
+    assert any_store.records() == []
+    assert any_store.newest() == []
+    assert any_store.revision() is None
+
+
+def test_reading_leaves_no_file(store: Store, tmp_path: Path) -> None:
     assert store.records() == []
-    assert store.latest() == {}
     assert not (tmp_path / "results").exists()
 
 
-def test_records_come_back_oldest_first(store: Store) -> None:
+def test_records_come_back_oldest_first(any_store: Store) -> None:
     late = record(started="2026-11-21T10:00:00Z")
-    early = record(started="2026-11-20T10:00:00Z", verdict="failed")
+    early = record(started="2026-11-20T10:00:00.25Z", verdict="failed")
     other = record(OTHER, started="2026-11-19T10:00:00Z", kind="accuracy")
     for one in (late, early, other):
-        assert store.add(one) is True
-    assert store.records() == [other, early, late]
-    assert store.records(cell=CELL) == [early, late]
-    assert store.records(kind="accuracy") == [other]
-    assert store.latest() == {CELL: late}
+        assert any_store.add(one) is True
+    assert any_store.records() == [other, early, late]
+    assert any_store.records(cell=CELL) == [early, late]
+    assert any_store.records(kind="accuracy") == [other]
+    assert any_store.records(since=early.started) == [early, late]
 
 
-def test_adding_twice_stores_once(store: Store) -> None:
+def test_newest_is_of_each_cell_kind_and_evidence(any_store: Store) -> None:
+    hardware = {"evidence": "hardware", "versions": versions(cannsim=None)}
+    kept = [
+        record(OTHER, kind="accuracy", started="2026-11-19T10:00:00Z"),
+        record(started="2026-11-10T10:00:00Z", **hardware),
+        record(started="2026-11-21T10:00:00.000001Z", verdict="failed"),
+    ]
+    passed_over = [
+        record(started="2026-11-21T10:00:00Z"),
+        record(started="2026-11-09T10:00:00Z", **hardware),
+    ]
+    list(any_store.add_all([*kept, *passed_over]))
+    assert sorted(any_store.newest(), key=lambda one: one.started) == [kept[1], kept[0], kept[2]]
+    assert any_store.newest(kind="accuracy") == [kept[0]]
+
+
+def test_of_two_that_started_together_the_later_stored_is_newest(any_store: Store) -> None:
+    first, second = record(), record(verdict="failed")
+    any_store.add(first)
+    any_store.add(second)
+    assert any_store.newest() == [second]
+
+
+def test_adding_twice_stores_once(any_store: Store) -> None:
     one = record()
-    assert store.add(one) is True
-    assert store.add(one) is False
-    assert store.records() == [one]
+    assert any_store.add(one) is True
+    assert any_store.add(one) is False
+    assert any_store.records() == [one]
 
 
-def test_same_id_with_other_content_is_refused(store: Store) -> None:
+def test_the_order_of_keys_makes_no_other_record(any_store: Store) -> None:
+    metrics = {"a": {"value": 1, "unit": "s"}, "b": {"value": 2, "unit": "s"}}
+    one = record(metrics=metrics)
+    again = one.document() | {"metrics": dict(reversed(metrics.items()))}
+    any_store.add(one)
+    assert any_store.add(parse(json.dumps(again))) is False
+
+
+def test_same_id_with_other_content_is_refused(any_store: Store) -> None:
     one = record()
-    store.add(one)
-    with pytest.raises(StoreError, match="append-only"):
-        store.add(one.model_copy(update={"seconds": 1.0}))
-    assert store.records() == [one]
+    any_store.add(one)
+    with pytest.raises(ConflictError, match="append-only") as caught:
+        any_store.add(one.model_copy(update={"seconds": 1.0}))
+    assert one.id in str(caught.value)
+    assert one.cell in str(caught.value)
+    assert any_store.records() == [one]
+
+
+def test_many_are_added_in_transactions_and_counted(
+    any_store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reports.store.BATCH", 4)
+    there = record()
+    any_store.add(there)
+    fresh = [record() for _ in range(6)]
+    changed = there.model_copy(update={"seconds": 1.0})
+    steps = list(any_store.add_all([there, fresh[0], fresh[0], changed, *fresh[1:]]))
+    assert [(step.new, step.old, len(step.conflicts)) for step in steps] == [
+        (1, 2, 1),
+        (4, 0, 0),
+        (1, 0, 0),
+    ]
+    assert there.id in str(steps[0].conflicts[0])
+    assert {one.id for one in any_store.records()} == {there.id, *(one.id for one in fresh)}
+
+
+def test_two_of_one_id_in_one_transaction(any_store: Store) -> None:
+    """The first one counts, as it does when they come one after the other."""
+    first = record()
+    (step,) = any_store.add_all([first, first.model_copy(update={"seconds": 1.0})])
+    assert (step.new, step.old, len(step.conflicts)) == (1, 0, 1)
+    assert any_store.records() == [first]
+
+
+def test_clock_that_is_ahead_is_marked_and_never_newest(any_store: Store) -> None:
+    now = datetime.now(UTC)
+    honest = record(started=(now - timedelta(days=1)).isoformat())
+    tolerated = record(OTHER, started=(now + timedelta(minutes=4)).isoformat())
+    ahead = record(started=(now + timedelta(minutes=6)).isoformat(), verdict="failed")
+    (step,) = any_store.add_all([honest, tolerated, ahead])
+    assert (step.new, step.ahead) == (3, (ahead.id,))
+    assert any_store.newest() == [tolerated, honest]
+    assert [stored.record for stored in any_store.stored() if stored.ahead] == [ahead]
+    assert any_store.add(ahead) is False, "it was accepted"
+
+
+def _raw(store: Store, statement: str, **values: object) -> None:
+    """Do what another program could do."""
+    with store._engine.begin() as connection:
+        connection.execute(sa.text(statement), values)
 
 
 @pytest.mark.parametrize(
-    "statement", ["DELETE FROM records", "UPDATE records SET verdict='passed'"]
+    "statement",
+    [
+        "DELETE FROM records",
+        "UPDATE records SET verdict='passed'",
+        "UPDATE records SET ahead=NOT ahead",
+        "DELETE FROM details",
+        "UPDATE details SET document='{}'",
+    ],
 )
-def test_nothing_stored_can_be_changed(store: Store, tmp_path: Path, statement: str) -> None:
-    store.add(record(verdict="failed"))
-    with (
-        sqlite3.connect(tmp_path / "results" / "records.sqlite") as connection,
-        pytest.raises(sqlite3.IntegrityError, match="append-only"),
-    ):
-        connection.execute(statement)
-    assert [one.verdict for one in store.records()] == ["failed"]
+def test_nothing_stored_can_be_changed(any_store: Store, statement: str) -> None:
+    kept = [record(verdict="failed", started="2026-11-20T10:00:00Z"), record(verdict="failed")]
+    list(any_store.add_all(kept))
+    with pytest.raises(sa.exc.IntegrityError, match=r"append-only|moved away by a pruning alone"):
+        _raw(any_store, statement)
+    assert any_store.records() == kept
 
 
-def test_record_of_a_newer_schema_in_the_store_is_refused(store: Store, tmp_path: Path) -> None:
+def test_replacing_changes_nothing_either(store: Store) -> None:
+    one = record(verdict="failed")
+    store.add(one)
+    columns = "id, digest, cell, kind, verdict, evidence, started, received, ahead, document"
+    copied = columns.replace("verdict", "'passed'")
+    _raw(store, f"INSERT OR REPLACE INTO records ({columns}) SELECT {copied} FROM records")
+    _raw(store, "INSERT OR REPLACE INTO details SELECT record, '{}' FROM details")
+    assert store.records() == [one]
+
+
+def test_truncating_is_refused(server: postgresql.Server) -> None:
+    store = Store(server.create())
     store.add(record())
+    for table in ("records", "details", "pruned", "prunings"):
+        with pytest.raises(sa.exc.IntegrityError, match=r"append-only|moved away"):
+            _raw(store, f"TRUNCATE {table} CASCADE")
+    assert len(store.records()) == 1
+
+
+def test_record_of_a_newer_schema_in_the_store_is_refused(any_store: Store) -> None:
+    any_store.add(record())
     newer = json.dumps({**document(), "schema": 2, "id": "f" * 32})
-    with sqlite3.connect(tmp_path / "results" / "records.sqlite") as connection:
-        connection.execute(
-            "INSERT INTO records (id, cell, kind, verdict, evidence, started, document)"
-            " VALUES (?, ?, 'e2e', 'passed', 'simulated', '2026', ?)",
-            ("f" * 32, CELL, newer),
-        )
+    _raw(
+        any_store,
+        "INSERT INTO records (id, digest, cell, kind, verdict, evidence, started, ahead, document)"
+        " SELECT :id, digest, cell, kind, verdict, evidence, started, ahead, :newer FROM records",
+        id="f" * 32,
+        newer=newer,
+    )
     with pytest.raises(RecordError, match="schema 2") as caught:
-        store.records()
+        any_store.records()
     assert "f" * 32 in str(caught.value)
+
+
+def test_another_database_is_refused() -> None:
+    with pytest.raises(StoreError, match="SQLite or PostgreSQL") as caught:
+        Store("mysql://user@host/records")
+    assert caught.value.exit_code == 3
 
 
 def test_url_that_is_none() -> None:
@@ -134,10 +250,10 @@ for document in documents:
 """
 
 
-def test_processes_that_write_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
-    url, start = f"sqlite:///{tmp_path}/results/records.sqlite", tmp_path / "start"
+def test_processes_that_write_at_the_same_time_lose_nothing(any_url: str, tmp_path: Path) -> None:
+    url, start = any_url, tmp_path / "start"
     command = [sys.executable, "-c", _WRITER, url, str(start)]
-    batches = [[record().document() for _ in range(8)] for _ in range(4)]
+    batches = [[record().document() for _ in range(8)] for _ in range(3)]
     writers = [
         subprocess.Popen(command, stdin=subprocess.PIPE, text=True, cwd=ROOT) for _ in batches
     ]
@@ -157,22 +273,19 @@ import os, signal, sys
 import sqlalchemy
 from reports import Store, parse
 store = Store(sys.argv[1])
+store.records()
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 sqlalchemy.event.listen(store._engine, "commit", die)
-store._created = True
 store.add(parse(sys.stdin.read()))
 """
 
 
-def test_process_killed_while_it_writes_leaves_the_store_whole(
-    store: Store, tmp_path: Path
-) -> None:
-    earlier = record()
+def test_process_killed_while_it_writes_leaves_the_store_whole(any_url: str) -> None:
+    store, earlier = Store(any_url), record()
     store.add(earlier)
-    url = f"sqlite:///{tmp_path}/results/records.sqlite"
     ran = subprocess.run(
-        [sys.executable, "-c", _KILLED, url], input=record().to_json(), text=True, cwd=ROOT
+        [sys.executable, "-c", _KILLED, any_url], input=record().to_json(), text=True, cwd=ROOT
     )
     assert ran.returncode == -signal.SIGKILL
     assert store.records() == [earlier]
@@ -300,16 +413,16 @@ def test_limit_on_the_size_of_files_loses_no_record(tmp_path: Path) -> None:
 
 
 def test_without_any_folder_the_error_holds_the_record(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+    any_store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> Path:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(spool, "write", refuse)
-    monkeypatch.setattr(Store, "_create", refuse)
+    monkeypatch.setattr(Store, "_prepare", refuse)
     lost = record()
     with pytest.raises(StoreError) as caught:
-        store.add(lost)
+        any_store.add(lost)
     assert caught.value.spooled is None
     assert lost.to_json() in str(caught.value)
 
