@@ -17,6 +17,9 @@ ATTENTION = "aclnnFusedInferAttentionScore"
 SEPARATE_ATTENTION = ("aclnnIncreFlashAttention", "aclnnPromptFlashAttention")
 """The same where a chip has no fused one: decode for all requests at once, prompts one by one."""
 
+CAPPED_ATTENTION = ("aclnnSoftmax",)
+"""The same where scores are capped before the softmax, which no operator does: its parts."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -41,8 +44,8 @@ class Work:
 
     @property
     def separate_attention(self) -> int:
-        """Launches of attention that is for decode or for prompts alone."""
-        return sum(self.matching(prefix) for prefix in SEPARATE_ATTENTION)
+        """Launches of attention in another form than the fused one."""
+        return sum(self.matching(name) for name in (*SEPARATE_ATTENTION, *CAPPED_ATTENTION))
 
     @property
     def total(self) -> int:

@@ -149,6 +149,13 @@ class Engine:
         return each * int(model.hf_text_config.num_hidden_layers)
 
     @property
+    def attention_apart(self) -> tuple[str, ...]:
+        """What attends where no operator does it for all requests of a step at once."""
+        text = self.config.model_config.hf_text_config
+        capped = getattr(text, "attn_logit_softcapping", None) is not None
+        return device.CAPPED_ATTENTION if capped else device.SEPARATE_ATTENTION
+
+    @property
     def core(self) -> Any:
         """The engine core, if it lives in this process."""
         return self.llm.llm_engine.engine_core.engine_core
@@ -181,7 +188,8 @@ class Engine:
     def proof_of_attention(self, run: Run) -> dict[str, object]:
         """Require that each step of a run launched paged attention once per layer on the device.
 
-        On a chip without the fused operator a layer may need as many as the step has requests.
+        Without the fused operator (a chip has none, or scores are capped) a layer may need as many
+        as the step has requests.
 
         Raises:
             GateFailed: the model is not on an NPU, or the launches are not layers times steps.
@@ -192,9 +200,10 @@ class Engine:
         if run.work is not None:
             least = most = self.layers * len(run.steps)
             launches, names = run.work.attention, f"{device.ATTENTION}*"
-            if run.work.separate_attention:
-                launches += run.work.separate_attention
-                names = f"{'* and '.join(device.SEPARATE_ATTENTION)}*"
+            apart = sum(run.work.matching(name) for name in self.attention_apart)
+            if apart:
+                launches += apart
+                names = f"{'* and '.join(self.attention_apart)}*"
                 most = self.layers * sum(len(step.tokens) for step in run.steps)
             proof["attention_launches"] = launches
             proof["operator_launches"] = run.work.total

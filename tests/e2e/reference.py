@@ -206,9 +206,21 @@ class Reference:
         import torch
         import transformers
 
-        config = transformers.AutoConfig.from_pretrained(self.checkpoint)
-        cls = getattr(transformers, config.architectures[0])
-        return cls.from_pretrained(self.checkpoint, dtype=torch.float32).eval()
+        cls = getattr(transformers, self._config.architectures[0])
+        options = {"dtype": torch.float32, **self._attention}
+        return cls.from_pretrained(self.checkpoint, **options).eval()
+
+    @cached_property
+    def _config(self) -> Any:
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(self.checkpoint)
+
+    @property
+    def _attention(self) -> dict[str, str]:
+        """Attention out of parts where scores are capped: torch's fused one leaves the cap out."""
+        capped = getattr(self._config.get_text_config(), "attn_logit_softcapping", None)
+        return {"attn_implementation": "eager"} if capped else {}
 
     def _generate(self, prompts: list[list[int]], length: int) -> list[Scored]:
         """Generate in one batch, and keep what a forward pass of each sequence alone confirms."""
@@ -388,6 +400,7 @@ class Reference:
             "checkpoint": fingerprint(self.checkpoint),
             "transformers": transformers.__version__,
             "torch": torch.__version__,
+            **self._attention,
         }
 
 

@@ -21,6 +21,7 @@ from vllm.v1.attention.backend import (
 )
 from vllm.v1.kv_cache_layout import KVCacheLayout
 
+from vllm_ascend.attention.capped import CappedAttention
 from vllm_ascend.chips import chip
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class AscendMetadata:
         num_tokens: query tokens of the batch, without padding.
         query_ends: running total of query tokens after each request (host).
         seq_lens: keys of each request, those of this step included (host).
+        key_counts: [requests], int32: the same on the device, exact also while the host's are the
+            most that they can be.
         block_table: [requests, blocks a request], int32, on the device.
         slot_mapping: [tokens], the cache slot of each new token; negative is padding.
         causal: whether a query sees only the keys up to its own.
@@ -72,6 +75,7 @@ class AscendMetadata:
     num_tokens: int
     query_ends: list[int]
     seq_lens: list[int]
+    key_counts: torch.Tensor
     block_table: torch.Tensor
     slot_mapping: torch.Tensor
     causal: bool = True
@@ -106,6 +110,7 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
             num_tokens=common.num_actual_tokens,
             query_ends=common.query_start_loc_cpu[1 : common.num_reqs + 1].tolist(),
             seq_lens=seq_lens[: common.num_reqs].tolist(),
+            key_counts=common.seq_lens[: common.num_reqs],
             block_table=common.block_table_tensor[: common.num_reqs],
             slot_mapping=common.slot_mapping,
             causal=common.causal,
@@ -143,10 +148,6 @@ class AscendAttentionImpl(AttentionImpl[AscendMetadata]):
     ) -> None:
         if alibi_slopes is not None:
             raise NotImplementedError("ALiBi is not supported by fused inference attention")
-        if logits_soft_cap:
-            raise NotImplementedError(
-                "Soft capping of attention logits is not supported by fused inference attention"
-            )
         self.num_heads = num_heads
         self.head_size = head_size
         self.scale = float(scale)
@@ -156,6 +157,9 @@ class AscendAttentionImpl(AttentionImpl[AscendMetadata]):
         self.attn_type = attn_type
         self.kv_sharing_target_layer_name = kv_sharing_target_layer_name
         self.sinks = sinks
+        self.capped = None
+        if logits_soft_cap:
+            self.capped = CappedAttention(self.scale, float(logits_soft_cap), sliding_window)
 
     def caches(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The key and the value cache, each [blocks, block_size, kv_heads, head_size], contiguous.
@@ -207,6 +211,9 @@ class AscendAttentionImpl(AttentionImpl[AscendMetadata]):
             return output.zero_()
         tokens = attn_metadata.num_tokens
         keys: dict[str, Any]
+        if self.capped is not None:
+            self.capped(query, self.caches(kv_cache), attn_metadata, output)
+            return output
         if self.attn_type in (AttentionType.ENCODER, AttentionType.ENCODER_ONLY):
             keys = {"key": key[:tokens], "value": value[:tokens]}
             key_lengths = attn_metadata.query_ends

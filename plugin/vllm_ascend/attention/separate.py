@@ -51,6 +51,9 @@ class SeparateAttentionImpl(AscendAttentionImpl):
         if attn_metadata is None:  # profiling run: no cache yet
             return output.zero_()
         caches = self.caches(kv_cache)
+        if self.capped is not None:
+            self.capped(query, caches, attn_metadata, output)
+            return output
         ends = attn_metadata.query_ends
         starts = [0, *ends[:-1]]
         # The window's rule needs a mask, which only the other operator takes.

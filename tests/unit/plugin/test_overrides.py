@@ -41,6 +41,7 @@ from vllm.model_executor.layers.rotary_embedding.yarn_scaling_rope import (
 from vllm.v1.attention.backend import AttentionType, CommonAttentionMetadata
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.worker.block_table import BlockTable
+from vllm_ascend.attention import capped
 from vllm_ascend.attention.backend import (
     AscendAttentionImpl,
     AscendMetadata,
@@ -138,6 +139,11 @@ def slot_mapping() -> Pairs:
     return [(table.slot_mapping.gpu[:6], torch.tensor(expected))]
 
 
+def counts(*numbers: int) -> torch.Tensor:
+    """Keys of each request, where attention out of parts wants them."""
+    return torch.tensor(numbers, dtype=torch.int32, device="npu")
+
+
 def attention() -> Pairs:
     """Five causal tokens in the second block of a cache; two query heads share one key head."""
     backend = AttentionBackendEnum.CUSTOM.get_class()
@@ -148,7 +154,7 @@ def attention() -> Pairs:
     slots = torch.arange(128, 128 + TOKENS, device="npu")
     impl.do_kv_cache_update(None, key.npu(), value.npu(), cache, slots)
     table = torch.ones(1, 1, dtype=torch.int32, device="npu")
-    metadata = AscendMetadata(TOKENS, [TOKENS], [TOKENS], table, slots)
+    metadata = AscendMetadata(TOKENS, [TOKENS], [TOKENS], counts(TOKENS), table, slots)
     output = torch.empty_like(query).npu()
     given = impl.forward(None, query.npu(), key.npu(), value.npu(), cache, metadata, output)
     expected = torch.nn.functional.scaled_dot_product_attention(
@@ -173,6 +179,7 @@ def latent_attention() -> Pairs:
         num_tokens=4,
         query_ends=[3, 4],
         seq_lens=[3, 2],
+        key_counts=counts(3, 2),
         block_table=table,
         slot_mapping=slots,
         num_actual_tokens=4,
@@ -453,7 +460,10 @@ def test_an_encoder_sees_all_keys_of_its_own_request(window: int | None) -> None
     )
     query, key, value = torch.randn(3, TOKENS, HEADS, HEAD).bfloat16()
     empty = torch.empty(0, device="npu")
-    metadata = AscendMetadata(TOKENS, [2, TOKENS], [2, TOKENS - 2], empty, empty, causal=False)
+    lengths = [2, TOKENS - 2]
+    metadata = AscendMetadata(
+        TOKENS, [2, TOKENS], lengths, counts(*lengths), empty, empty, causal=False
+    )
     output = torch.empty_like(query).npu()
     given = impl.forward(None, query.npu(), key.npu(), value.npu(), empty, metadata, output)
     place = torch.arange(TOKENS)
@@ -466,6 +476,52 @@ def test_an_encoder_sees_all_keys_of_its_own_request(window: int | None) -> None
     torch.testing.assert_close(given.cpu().float(), expected.transpose(0, 1), atol=1e-2, rtol=1e-2)
 
 
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("rows", [[1, 1, 1], [4, 1, 2]], ids=["decode", "mixed"])
+@pytest.mark.parametrize("at_once", [1, capped.SCORES], ids=["in pieces", "together"])
+def test_capped_scores_pass_through_tanh_before_the_softmax(
+    window: int | None, rows: list[int], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three requests of 130, 1 and 6 keys; two query heads for each of two key heads."""
+    monkeypatch.setattr(capped, "SCORES", at_once)
+    lengths, scale, cap = [130, rows[1], 6], 0.9, 2.0
+    keys, values = torch.randn(2, 4 * 128, 2, HEAD)
+    query = torch.randn(sum(rows), 4, HEAD)
+    table = torch.tensor([[3, 1], [2, 0], [0, 0]], dtype=torch.int32)
+    ends = [sum(rows[: i + 1]) for i in range(3)]
+    metadata = AscendMetadata(
+        ends[-1], ends, lengths, counts(*lengths), table.npu(), torch.empty(0, device="npu")
+    )
+    output = torch.empty_like(query).npu()
+    capped.CappedAttention(scale, cap, window)(
+        query.npu(), tuple(x.view(4, 128, 2, HEAD).npu() for x in (keys, values)), metadata, output
+    )
+    for i, (end, length) in enumerate(zip(ends, lengths, strict=True)):
+        slots = (table[i].repeat_interleave(128) * 128 + torch.arange(128).repeat(2))[:length]
+        k, v = (x[slots].repeat_interleave(2, 1) for x in (keys, values))
+        for row in range(rows[i]):
+            at = end - rows[i] + row
+            place = length - rows[i] + row
+            sees = slice(max(0, place + 1 - window) if window else 0, place + 1)
+            scores = torch.einsum("hd,khd->hk", query[at] * scale, k[sees])
+            weights = (cap * torch.tanh(scores / cap)).softmax(-1)
+            expected = torch.einsum("hk,khd->hd", weights, v[sees])
+            torch.testing.assert_close(output[at].cpu(), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_capped_decode_waits_for_nothing() -> None:
+    query, cache = torch.randn(2, 2, HEAD).npu(), torch.randn(2, 128, 2, HEAD).npu()
+    table = torch.zeros(2, 1, dtype=torch.int32, device="npu")
+    metadata = AscendMetadata(2, [1, 2], [5, 9], counts(5, 9), table, table)
+    output = torch.empty_like(query)
+    torch.npu.synchronize()
+    before = counters.snapshot()
+    capped.CappedAttention(0.1, 5.0)(query, (cache, cache), metadata, output)
+    after = counters.snapshot()
+    for kind in ("copies", "synchronizations"):
+        assert after[kind] == before[kind], f"{kind} between host and device"
+
+
 @pytest.mark.parametrize("sink", [-20.0, 1.0])
 def test_a_sink_takes_its_share_of_the_weights(sink: float) -> None:
     """One query over one key: the value times the key's share beside the sink."""
@@ -475,7 +531,7 @@ def test_a_sink_takes_its_share_of_the_weights(sink: float) -> None:
     slots = torch.zeros(1, dtype=torch.int64, device="npu")
     impl.do_kv_cache_update(None, key.npu(), value.npu(), cache, slots)
     table = torch.zeros(1, 1, dtype=torch.int32, device="npu")
-    metadata = AscendMetadata(1, [1], [1], table, slots)
+    metadata = AscendMetadata(1, [1], [1], counts(1), table, slots)
     output = torch.empty_like(query).npu()
     given = impl.forward(None, query.npu(), key.npu(), value.npu(), cache, metadata, output)
     share = torch.tensor([0.0, sink]).softmax(-1)[0]
@@ -494,7 +550,7 @@ def test_cross_attention_sees_the_whole_encoder(computed: int) -> None:
     rows = 1 if computed else 4
     query = torch.randn(rows, HEADS, HEAD).bfloat16()
     table = torch.zeros(1, 1, dtype=torch.int32, device="npu")
-    metadata = AscendMetadata(rows, [rows], [6], table, slots, causal=False)
+    metadata = AscendMetadata(rows, [rows], [6], counts(6), table, slots, causal=False)
     given = impl.forward(
         None, query.npu(), None, None, cache, metadata, torch.empty_like(query).npu()
     )
