@@ -48,7 +48,7 @@ def choose(options: argparse.Namespace, store: Store, jobs: int) -> Chosen:
         NothingSelectedError: The change can affect no cell, or nothing fits the budget.
     """
     claims = matrix.load()
-    cells = matrix.expand(claims)
+    cells = matrix.everything(claims)
     name = options.select
     if options.changed_from:
         paths = changes.can_affect(changes.changed(environment.ROOT, options.changed_from))

@@ -2,6 +2,7 @@
 
 from matrix.cells import Cell, expand
 from matrix.claims import Matrix
+from matrix.combining import combine, everything
 from matrix.covering import covering
 from matrix.errors import MatrixError
 from matrix.loader import load
@@ -10,6 +11,7 @@ from matrix.schema import (
     AccuracySuite,
     CannVersion,
     ChangeGate,
+    Combination,
     Feature,
     Hardware,
     Model,
@@ -25,6 +27,7 @@ __all__ = [
     "CannVersion",
     "Cell",
     "ChangeGate",
+    "Combination",
     "Feature",
     "Hardware",
     "Matrix",
@@ -37,7 +40,9 @@ __all__ = [
     "Seen",
     "Selection",
     "candidates",
+    "combine",
     "covering",
+    "everything",
     "expand",
     "load",
     "night",

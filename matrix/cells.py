@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from matrix.claims import Matrix
 from matrix.errors import InvalidData
 from matrix.ruling import Ruling, claimed
-from matrix.schema import CannVersion, Feature, Hardware, Model, Rule
+from matrix.schema import CannVersion, Feature, Hardware, Model, PairRule, Rule
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -18,7 +18,7 @@ class Cell:
     feature: Feature
     cann: CannVersion
     hardware: Hardware
-    unsupported: Rule | None = None
+    unsupported: Rule | PairRule | None = None
 
     @property
     def id(self) -> str:

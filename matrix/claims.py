@@ -8,6 +8,7 @@ from pathlib import Path
 from matrix.schema import (
     AccuracySuite,
     CannVersion,
+    Combinations,
     Feature,
     Hardware,
     Model,
@@ -30,6 +31,7 @@ class Matrix:
     rules: tuple[Rule, ...]
     selections: dict[str, Selection]
     accuracy: dict[str, AccuracySuite]
+    combinations: Combinations
 
     @property
     def release(self) -> Release:

@@ -14,6 +14,7 @@ from typing import Any
 from matrix import schemas_export
 from matrix.cells import Cell, expand
 from matrix.claims import Matrix
+from matrix.combining import combine, everything
 from matrix.covering import covering, within
 from matrix.documents import display
 from matrix.errors import InvalidData, MatrixError, UnknownPattern, did_you_mean
@@ -93,7 +94,7 @@ def _count(text: str) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     matrix = load(options.root)
-    cells = expand(matrix)
+    cells = everything(matrix)
     if options.all:
         chosen = candidates(matrix, cells, options.patterns, options.select)
     else:
@@ -144,7 +145,7 @@ def _print_table(cells: Sequence[Cell]) -> None:
 
 def _show(options: argparse.Namespace) -> int:
     matrix = load(options.root)
-    cells = {cell.id: cell for cell in expand(matrix)}
+    cells = {cell.id: cell for cell in everything(matrix)}
     if options.cell not in cells:
         raise UnknownPattern(
             f"There is no cell {options.cell!r}.", did_you_mean(options.cell, cells)
@@ -175,10 +176,12 @@ def _check(options: argparse.Namespace) -> int:
         schemas_export.check()
         check_bodies(matrix, matrix.root.parent)
     supported = sum(cell.unsupported is None for cell in cells)
+    pairs = combine(matrix)
     print(
         f"{display(matrix.root)} is valid: {len(matrix.models)} models, "
         f"{len(matrix.features)} features, {len(matrix.cann)} CANN versions, "
-        f"{len(matrix.hardware)} hardware; {supported} of {len(cells)} cells are supported."
+        f"{len(matrix.hardware)} hardware; {supported} of {len(cells)} cells are supported.\n"
+        f"Of {len(pairs)} cells with two features {sum(c.unsupported is None for c in pairs)} are."
     )
     return 0
 
@@ -191,8 +194,10 @@ def check_bodies(matrix: Matrix, repository: Path) -> None:
     """
     if not (repository / "tests" / "e2e").is_dir():
         return
-    for feature in matrix.features.values():
-        module, function = feature.body.split(":")
+    bodies = {f"features.yaml: {f.name}": f.body for f in matrix.features.values()}
+    bodies["combinations.yaml: combinations"] = matrix.combinations.body
+    for place, body in bodies.items():
+        module, function = body.split(":")
         path = repository.joinpath(*module.split(".")).with_suffix(".py")
         names = _functions(path) if path.is_file() else []
         if function not in names:
@@ -202,7 +207,7 @@ def check_bodies(matrix: Matrix, repository: Path) -> None:
                 else (f"{display(path)} defines no {function!r}. {did_you_mean(function, names)}")
             )
             raise InvalidData(
-                f"matrix/features.yaml: {feature.name}.body: {feature.body!r}: {missing}",
+                f"matrix/{place}.body: {body!r}: {missing}",
                 "A feature without a body could never be shown to work.",
             )
 

@@ -1,9 +1,10 @@
 """Covering arrays: few cells that hold every feasible pair of values, the most telling ones first.
 
-A pair is two values of different axes, such as a model and a CANN version. What the rules leave is
-known cell by cell, so that rows are taken from there: none is infeasible, and every pair that any
-supported cell has is covered. The next row is always the one with the most new pairs (for its cost,
-where costs are given), so that an array which ends early has covered most of what it could.
+A pair is two values, such as a model and a CANN version, or two features that are on at once. What
+the rules leave is known cell by cell, so that rows are taken from there: none is infeasible, and
+every pair that any supported cell has is covered. The next row is always the one with the most new
+pairs (for its cost, where costs are given), so that an array which ends early has covered most of
+what it could.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from itertools import combinations, count
 
 from matrix.cells import Cell
 
-AXES: Mapping[str, Callable[[Cell], str]] = {
-    "model": lambda cell: cell.model.name,
-    "feature": lambda cell: cell.feature.name,
-    "cann": lambda cell: cell.cann.version,
-    "hardware": lambda cell: cell.hardware.name,
+AXES: Mapping[str, Callable[[Cell], Sequence[str]]] = {
+    "model": lambda cell: (cell.model.name,),
+    "feature": lambda cell: cell.feature.name.split("+"),
+    "cann": lambda cell: (cell.cann.version,),
+    "hardware": lambda cell: (cell.hardware.name,),
 }
-"""What the values of a cell are that make pairs."""
+"""What the values of a cell are that make pairs; a cell with two features has two of that axis."""
 
 LEAST_COST = 0.1
 """No cell counts as cheaper than this, so that one without an estimate does not outweigh all."""
@@ -120,7 +121,7 @@ class _Numbers:
 
     def of(self, cell: Cell) -> tuple[int, ...]:
         """Return the numbers of a cell's pairs."""
-        values = [self._number(axis, value(cell)) for axis, value in AXES.items()]
+        values = [self._number(axis, v) for axis, of in AXES.items() for v in of(cell)]
         return tuple(a << 32 | b for a, b in combinations(values, 2))
 
     def _number(self, axis: str, value: str) -> int:

@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from matrix import schema
-from matrix.cells import Cell, expand
+from matrix.cells import Cell
 from matrix.claims import Matrix
+from matrix.combining import check_combinations, everything
 from matrix.documents import Document, display
 from matrix.errors import DuplicateName, InvalidData, UnknownReference, did_you_mean
 from matrix.selecting import check_selections
@@ -72,11 +73,15 @@ def load(root: Path | None = None) -> Matrix:
     for key, model in FILES.items():
         name_of = (lambda e: str(e.version)) if key == "cann" else (lambda e: str(e.name))
         entries[key].add(Document(root / f"{key}.yaml", model), key, name_of)
+    pairs = Document(root / "combinations.yaml", schema.CombinationsFile)
     found: dict[str, dict[str, Any]] = {key: value.found for key, value in entries.items()}
-    matrix = Matrix(root=root, **{**found, "rules": tuple(found["rules"].values())})  # type: ignore[arg-type]
+    found_rules = {"rules": tuple(found["rules"].values())}
+    given = pairs.content.combinations
+    matrix = Matrix(root=root, combinations=given, **{**found, **found_rules})  # type: ignore[arg-type]
     _check_releases(matrix, entries["releases"].places)
     _check_rules(matrix, entries["rules"].places)
-    cells = expand(matrix)
+    check_combinations(matrix, pairs.where(("combinations",)))
+    cells = everything(matrix)
     check_selections(matrix, cells)
     _check_suites(matrix, cells, entries["accuracy"].places)
     return matrix

@@ -33,18 +33,23 @@ class Ruling:
         self._hardware = self._masks(
             matrix.hardware, lambda rule, hardware: _named(rule.when.hardware, hardware.name)
         )
-        self._both: dict[tuple[str, str], int] = {}
+        self._everywhere = self._mask(lambda rule: rule.when.claimed is None)
 
-    def claims(self, model: Model, feature: Feature) -> int:
-        """Return the mask of the rules to which model and feature give no objection."""
-        key = model.name, feature.name
-        if key not in self._both:
-            one = self._models[model.name] & self._features[feature.name]
-            self._both[key] = one and one & self._mask(lambda r: _together(r.when, model, feature))
-        return self._both[key]
+    def claims(self, model: Model, feature: Feature, everywhere: bool = False) -> int:
+        """Return the mask of the rules whose conditions on model and feature hold.
+
+        Args:
+            model: the model.
+            feature: the feature.
+            everywhere: leave out rules about which models claim which features.
+        """
+        held = self._models[model.name] & self._features[feature.name]
+        if everywhere:
+            held &= self._everywhere
+        return held and held & self._mask(lambda rule: _together(rule.when, model, feature))
 
     def places(self, cann: CannVersion, hardware: Hardware) -> int:
-        """Return the mask of the rules to which CANN version and hardware give no objection."""
+        """Return the mask of the rules whose conditions on CANN version and hardware hold."""
         return self._cann[cann.version] & self._hardware[hardware.name]
 
     def rule(self, held: int) -> Rule | None:

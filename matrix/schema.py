@@ -344,6 +344,46 @@ class Rule(Strict):
     until: VersionBound | None = Field(default=None, description="Holds before these versions.")
 
 
+class PairRule(Strict):
+    """A statement that some features are not on together, and why."""
+
+    name: Name
+    effect: Literal["unsupported", "not-applicable"] = "unsupported"
+    one: tuple[str, ...] = Field(min_length=1, description="Patterns of one of the features.")
+    other: tuple[str, ...] = Field(min_length=1, description="Patterns of the other feature.")
+    reason: str = Field(min_length=10)
+    issue: str | None = Field(default=None, description="Address of the discussion.")
+
+
+class Combination(Feature):
+    """Two features that are on at once; named by both, in the order of the alphabet."""
+
+    name: str = Field(pattern=r"^[a-z0-9.-]+\+[a-z0-9.-]+$")
+    parts: tuple[Feature, Feature]
+
+
+class Combinations(Strict):
+    """Which features can be shown two at a time, and with which models and where."""
+
+    body: str = Field(
+        pattern=r"^[a-z_][a-z0-9_.]*:[a-z_][a-z0-9_]*$", description="module.path:function"
+    )
+    time_limit: int = Field(gt=0, description="Seconds after which a cell is stopped.")
+    model: Name = Field(description="The model that shows pairs of features.")
+    models: dict[Name, Name] = Field(
+        default_factory=dict, description="Feature to the model of its own that shows its pairs."
+    )
+    cann: tuple[str, ...] = Field(min_length=1, description="Patterns of CANN versions.")
+    hardware: tuple[str, ...] = Field(min_length=1, description="Patterns of hardware.")
+    features: tuple[Name, ...] = Field(
+        min_length=2, description="Features that the body can run next to another."
+    )
+    rules: tuple[PairRule, ...] = Field(description="The first that holds gives the reason.")
+    otherwise: str = Field(
+        min_length=10, description="The reason for pairs of which the body lacks a feature."
+    )
+
+
 class Selection(Strict):
     """A named set of cells."""
 
@@ -456,6 +496,12 @@ class RulesFile(Strict):
     """The shape of matrix/rules.yaml."""
 
     rules: tuple[Rule, ...]
+
+
+class CombinationsFile(Strict):
+    """The shape of matrix/combinations.yaml."""
+
+    combinations: Combinations
 
 
 class SelectionsFile(Strict):

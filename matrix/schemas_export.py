@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from matrix.errors import InvalidData
 from matrix.loader import FILES
-from matrix.schema import ModelsFile
+from matrix.schema import CombinationsFile, ModelsFile
 
 FOLDER = Path(__file__).parent / "schemas"
 """Where the exported schemas are committed."""
@@ -17,8 +17,8 @@ FOLDER = Path(__file__).parent / "schemas"
 
 def render() -> dict[str, str]:
     """Return file name to text for every schema."""
-    models: dict[str, type[BaseModel]] = {"models": ModelsFile, **FILES}
-    return {f"{stem}.json": _text(stem, model) for stem, model in models.items()}
+    own: dict[str, type[BaseModel]] = {"models": ModelsFile, "combinations": CombinationsFile}
+    return {f"{stem}.json": _text(stem, model) for stem, model in {**own, **FILES}.items()}
 
 
 def _text(stem: str, model: type[BaseModel]) -> str:

@@ -15,6 +15,7 @@ from matrix.errors import (
     did_you_mean,
     nearest,
 )
+from matrix.ruling import matcher
 from matrix.schema import Selection
 
 
@@ -53,7 +54,7 @@ def candidates(
         UnknownPattern: a pattern matches no cell.
     """
     for pattern in patterns:
-        if not any(fnmatchcase(cell.id, pattern) for cell in cells):
+        if not any(matches(pattern, cell.id) for cell in cells):
             raise _unknown(matrix, pattern)
     chosen = [cell for cell in cells if not patterns or _any(patterns, cell.id)]
     if selection is None:
@@ -88,7 +89,7 @@ def check_selections(matrix: Matrix, cells: Sequence[Cell]) -> None:
         for key in ("cells", "exclude", "must"):
             patterns: tuple[str, ...] = getattr(selection, key)
             for pattern in patterns:
-                if not any(fnmatchcase(id_, pattern) for id_ in ids):
+                if not any(matches(pattern, id_) for id_ in ids):
                     raise UnknownReference(
                         f"{matrix.root.name}/selections.yaml: {name}.{key}: the pattern "
                         f"{pattern!r} matches no supported cell.",
@@ -96,8 +97,23 @@ def check_selections(matrix: Matrix, cells: Sequence[Cell]) -> None:
                     )
 
 
+def matches(pattern: str, id_: str) -> bool:
+    """Whether a pattern is of a cell; only one with a `+` is of cells with two features.
+
+    The order of the two makes no difference: `qwen3/lora+*/*/a2` is of all pairs with LoRA.
+    """
+    if "+" not in pattern:
+        return "+" not in id_ and matcher(pattern)(id_) is not None
+    return any(matcher(pattern)(name) for name in (id_, _swapped(id_)))
+
+
+def _swapped(id_: str) -> str:
+    model, feature, *place = id_.split("/")
+    return "/".join((model, "+".join(reversed(feature.split("+"))), *place))
+
+
 def _any(patterns: Iterable[str], name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    return any(matches(pattern, name) for pattern in patterns)
 
 
 def _unknown(matrix: Matrix, pattern: str) -> UnknownPattern:
@@ -119,7 +135,7 @@ def _advice(matrix: Matrix, pattern: str) -> str:
     parts = pattern.split("/")
     problems, suggestion = [], []
     for part, (sort, names) in zip(parts, axes, strict=False):
-        if _matches(names, part):
+        if "+" in part or _matches(names, part):
             suggestion.append(part)
             continue
         close = nearest(part, names)

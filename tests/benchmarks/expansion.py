@@ -90,7 +90,7 @@ def by_covertable(cells: Sequence[Cell]) -> list[tuple[str, ...]]:
     from covertable import make
 
     names = list(AXES)
-    feasible = [tuple(value(cell) for value in AXES.values()) for cell in cells]
+    feasible = [tuple(of(cell)[0] for of in AXES.values()) for cell in cells]
     factors = {name: sorted({row[i] for row in feasible}) for i, name in enumerate(names)}
     constraints = [
         _among(names, axes, {tuple(row[i] for i in axes) for row in feasible})

@@ -52,6 +52,7 @@ def write(root: Path, size: Size, seed: int = 0) -> Path:
     _write(root / "hardware.yaml", "hardware", [_hardware(name) for name in names["hardware"]])
     _write(root / "releases.yaml", "releases", [_release(names["cann"])])
     _write(root / "rules.yaml", "rules", [*_rules(names, size.rules, chance), UNCLAIMED])
+    (root / "combinations.yaml").write_text(json.dumps({"combinations": _pairs(names)}))
     everything = {"name": "all", "title": "All", "description": "All.", "cells": ["*"]}
     _write(root / "selections.yaml", "selections", [everything])
     _write(root / "accuracy.yaml", "accuracy", [_suite()])
@@ -116,6 +117,19 @@ def _hardware(name: str) -> dict[str, Any]:
 def _release(cann: Sequence[str]) -> dict[str, Any]:
     versions = {"plugin": "0.1.0", "vllm": "0.32.0", "torch": "2.13.0", "torch_npu": "2.13.0"}
     return {"name": "only", "status": "current", **versions, "python": "3.11", "cann": list(cann)}
+
+
+def _pairs(names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    return {
+        "body": "tests.e2e.combined:pair",
+        "time_limit": 60,
+        "model": names["model"][0],
+        "cann": [names["cann"][-1]],
+        "hardware": [names["hardware"][0]],
+        "features": list(names["feature"][:2]),
+        "rules": [],
+        "otherwise": "Made up, as all of it is.",
+    }
 
 
 def _suite() -> dict[str, Any]:

@@ -53,6 +53,8 @@ class StepTrace:
 
     def __init__(self, scheduler: Any) -> None:
         self.steps: list[Step] = []
+        self.to_read: dict[str, int] = {}
+        """Request id to the tokens of its prompt that were not in the prefix cache."""
         self._clock = itertools.count()
         self._open: dict[int, Step] = {}
         self._schedule, self._update = scheduler.schedule, scheduler.update_from_output
@@ -61,6 +63,8 @@ class StepTrace:
 
     def _on_schedule(self, *arguments: Any, **named: Any) -> Any:
         output = self._schedule(*arguments, **named)
+        for new in output.scheduled_new_reqs:
+            self.to_read[new.req_id] = len(new.prompt_token_ids or ()) - new.num_computed_tokens
         if output.total_num_scheduled_tokens:
             step = Step(dict(output.num_scheduled_tokens), next(self._clock))
             self.steps.append(step)

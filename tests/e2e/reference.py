@@ -141,6 +141,18 @@ class Reference:
         )
         return _scored(answer)
 
+    def rows(self, tokens: Sequence[int]) -> Any:
+        """Return the logprob of every token of the vocabulary after each token of a sequence.
+
+        Returns:
+            A tensor [tokens, vocabulary] of nats; row i is about what follows token i.
+        """
+        import torch
+
+        with torch.inference_mode():
+            logits = self._timed(lambda: self.model(torch.tensor([list(tokens)])).logits[0])
+        return logits.float().log_softmax(-1)
+
     def beams(self, prompt: Sequence[int], width: int, length: int) -> list[Beam]:
         """Return the hypotheses of transformers' beam search, the best first, without ends."""
         question = {"beams": list(prompt), "width": width, "length": length}

@@ -135,12 +135,13 @@ def __getattr__(name: str) -> Any:
         def new_req_logits_processor(self, params: Any) -> Any:
             extra: Mapping[str, Any] = params.extra_args or {}
             divisor = extra.get("divisor")
-            return None if divisor is None else lambda _, logits: _only(divisor, logits)
+            return None if divisor is None else lambda _, logits: only_divisible(divisor, logits)
 
     return OnlySome
 
 
-def _only(divisor: int, logits: Any) -> Any:
+def only_divisible(divisor: int, logits: Any) -> Any:
+    """Return the logits with those of tokens that are not divisible ruled out."""
     import torch
 
     numbers = torch.arange(logits.shape[-1], device=logits.device)

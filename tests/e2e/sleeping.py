@@ -25,7 +25,7 @@ def sleep(ctx: CellContext) -> Outcome:
             taken.append(torch.npu.memory_allocated())
 
         run = engine.generate(asked, greedy(length))
-        weights = sum(engine.llm.apply_model(_weight_bytes))
+        weights = sum(engine.llm.apply_model(weight_bytes))
         caches = engine.config.cache_config.kv_cache_memory_bytes
         engine.llm.sleep(level=1)
         note()
@@ -109,7 +109,8 @@ def proof_of_memory(taken: list[int], weights: int, caches: int) -> dict[str, ob
     }
 
 
-def _weight_bytes(model: object) -> int:
+def weight_bytes(model: object) -> int:
+    """Return the bytes of a model's weights, those that share memory counted once."""
     storages = {
         p.untyped_storage().data_ptr(): p.untyped_storage().nbytes()
         for p in model.parameters()  # type: ignore[attr-defined]

