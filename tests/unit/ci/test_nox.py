@@ -101,8 +101,6 @@ def test_a_request_to_end_reaches_the_command_and_is_waited_for(
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
-        # A test run in the background of a shell ignores interrupts, and would pass that on.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     ) as session:
         pid = installed / "pid"
         while not (pid.is_file() and pid.read_text().strip()):
