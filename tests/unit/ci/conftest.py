@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from datetime import date
 from typing import Literal
@@ -70,3 +71,9 @@ def make_cell(
 def cell() -> MakeCell:
     """Makes cells."""
     return make_cell
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts() -> None:
+    """A shell lets what it runs in the background ignore interrupts, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
