@@ -17,11 +17,24 @@ myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "vLLM on Ascend"
 html_static_path = ["_static"]
-html_css_files = ["matrix.css"]
+templates_path = ["_templates"]
+# Furo's sidebar, with the ways to the pages that are not Sphinx's.
+html_sidebars = {
+    "**": [
+        "sidebar/brand.html",
+        "sidebar/search.html",
+        "sidebar/scroll-start.html",
+        "evidence.html",
+        "sidebar/navigation.html",
+        "sidebar/scroll-end.html",
+    ]
+}
+html_css_files = ["states.css"]
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {"top_of_page_buttons": []}
-exclude_patterns = ["_build"]
+# What other pages include is no page.
+exclude_patterns = ["_build", "counts.md"]
 
 _SIMULATOR_PAGES = ("chips", "versions", "operators")
 

@@ -36,7 +36,7 @@ def measures(record: Record) -> list[Measure]:
     The bounds of `x` are `x_low` and `x_high`; those of `x/score` are `x/low` and `x/high`.
     """
     intervals = {name: _interval(name, record.metrics) for name in record.metrics}
-    shown = {bound for name, found in intervals.items() if found for bound in _bounds(name)}
+    shown = {bound for name, found in intervals.items() if found for bound in bounds(name)}
     return [
         Measure(words(name), value(metric), intervals[name])
         for name, metric in record.metrics.items()
@@ -79,7 +79,7 @@ def _bytes(amount: float) -> str:
     return f"{number(amount) if unit == 'B' else f'{amount:.4g}'} {unit}"
 
 
-def _bounds(name: str) -> tuple[str, str]:
+def bounds(name: str) -> tuple[str, str]:
     """Return the names of the bounds of a metric, if it has any."""
     stem, _, last = name.rpartition("/")
     if last == "score":
@@ -90,7 +90,7 @@ def _bounds(name: str) -> tuple[str, str]:
 def _interval(name: str, metrics: Mapping[str, Metric]) -> str:
     """Return the interval of a metric in words, or nothing where a bound is missing or strange."""
     metric = metrics[name]
-    low, high = (metrics.get(bound) for bound in _bounds(name))
+    low, high = (metrics.get(bound) for bound in bounds(name))
     if low is None or high is None or {low.unit, high.unit} != {metric.unit}:
         return ""
     if not low.value <= metric.value <= high.value:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import html
+import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import matrix
-from reports import SiteError, Store, derive, site
+from reports import SiteError, Store, Support, derive, site
+from reports.site import badges, details, history, index, pages, serving, text
+from reports.statuses import KINDS, MEANINGS
 from tests.unit.reports.conftest import CELL, NOW, record
 
-HOSTILE = "`````\n``````````\n</pre><script>alert(1)</script> *x* {raw} | $y$"
+HOSTILE = "`````\n</pre></script><script>alert(1)</script> *x* {raw} | $y$ \x1b[31m\u202e\x00"
+LOGPROBS = "qwen3/logprobs/cann-9.1.0/a2"
 
 SCORE = {
     "hellaswag/score": {"value": 0.37, "unit": "share"},
@@ -22,19 +28,26 @@ SCORE = {
 }
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build once, with a record that passed and one whose log tries to break out."""
-    folder = tmp_path_factory.mktemp("site")
+MODELS = ("smollm2-135m", "qwen3", "llama", "mistral", "qwen3-embedding", "whisper")
+
+
+def some() -> matrix.Matrix:
+    """Return the matrix with a few of its models, so that sites are built in no time."""
+    whole = matrix.load()
+    return replace(whole, models={name: whole.models[name] for name in MODELS})
+
+
+def filled(folder: Path) -> Support:
+    """Return statuses of a store with runs of every kind, and one whose log tries to break out."""
     store = Store(f"sqlite:///{folder}/records.sqlite")
-    store.add(record())
-    error = {"class": "GateFailed", "message": HOSTILE, "log_tail": HOSTILE}
+    store.add(record(proof={"attention_launches": 480, "commands": ["vllm serve 'a b' --seed=0"]}))
+    error = {"class": "GateFailed", "message": HOSTILE, "log_tail": "x" * 20_000 + HOSTILE}
     store.add(record("llama/base/cann-9.1.0/a2", verdict="failed", error=error))
-    store.add(record("qwen3/logprobs/cann-9.1.0/a2"))
+    store.add(record(LOGPROBS))
     for day, verdict in (("19", "failed"), ("20", "passed")):
         store.add(
             record(
-                "qwen3/logprobs/cann-9.1.0/a2",
+                LOGPROBS,
                 kind="accuracy",
                 verdict=verdict,
                 started=f"2026-11-{day}T10:00:00Z",
@@ -42,26 +55,207 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 run_url="https://ci.example/runs/7",
             )
         )
-    store.add(record("qwen3/logprobs/cann-9.1.0/a2", kind="perf", verdict="inconclusive"))
-    return site.build(f"sqlite:///{folder}/records.sqlite", folder / "site", NOW)
+    store.add(record(LOGPROBS, kind="perf", verdict="inconclusive", run_url="javascript:alert(1)"))
+    store.add(record("nobody/<script>/cann-9.1.0/a2"))
+    return derive(some(), store, NOW)
 
 
-def test_every_supported_cell_has_a_page(built: Path) -> None:
-    for cell in matrix.expand(matrix.load()):
-        page = built / "cells" / f"{cell.id}.html"
-        assert page.is_file() == (cell.unsupported is None), cell.id
+@pytest.fixture(scope="module")
+def support(tmp_path_factory: pytest.TempPathFactory) -> Support:
+    return filled(tmp_path_factory.mktemp("store"))
 
 
-def test_links_of_the_tables_lead_to_pages(built: Path) -> None:
-    text = (built / "support.html").read_text()
-    links = re.findall(r'<td[^>]*><a href="([^"]*)"', text)
-    assert len(links) == sum(c.unsupported is None for c in matrix.expand(matrix.load()))
-    assert all((built / link).is_file() for link in links)
-    for name, page in (("features", "features.html"), ("models", "models.html")):
-        anchors = re.findall(rf'href="{page}#([^"]*)"', text)
-        assert anchors, name
-        target = (built / page).read_text()
-        assert all(f'id="{anchor}"' in target for anchor in anchors)
+@pytest.fixture(scope="module")
+def built(support: Support, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build once, with the prose."""
+    return site.write(support, tmp_path_factory.mktemp("site") / "site")
+
+
+def data_of(page: Path, name: str = "am-data") -> Any:
+    """Return the JSON that stands in a page."""
+    found = re.search(
+        rf'<script type="application/json" id="{name}">(.*?)</script>', page.read_text()
+    )
+    assert found is not None
+    return json.loads(found[1])
+
+
+def cells_of(built: Path, model: str) -> dict[str, Any]:
+    return json.loads((built / "cells" / f"{model}.json").read_text())["cells"]
+
+
+# ------------------------------------------------------------------------------------- the document
+
+
+def test_page_and_stable_address_hold_the_same_data(built: Path) -> None:
+    assert data_of(built / "matrix.html") == json.loads((built / "matrix.json").read_text())
+
+
+def test_every_cell_has_its_letter(support: Support, built: Path) -> None:
+    document = json.loads((built / "matrix.json").read_text())
+    models = [one["name"] for one in document["models"]]
+    features = [one["name"] for one in document["features"]]
+    for cell_id, status in support.statuses.items():
+        model, feature, cann, hardware = cell_id.split("/")
+        states = document["slices"][f"{hardware}/{cann.removeprefix('cann-')}"]["e2e"]["states"]
+        place = models.index(model) * len(features) + features.index(feature)
+        assert states[place] == index.letter(status), cell_id
+
+
+def test_ages_follow_the_cells_with_records(support: Support) -> None:
+    slices = index.document(support)["slices"]["a2/9.1.0"]
+    assert slices["e2e"]["ages"] == "00" * 3
+    assert slices["accuracy"]["ages"] == "01"
+    assert "hardware" not in slices["e2e"]
+
+
+def test_counts_agree_with_the_cells(support: Support) -> None:
+    for kind in KINDS:
+        counts = index.counts(support, kind)
+        assert counts["cells"] == len(support.cells)
+        states = {name: n for name, n in counts.items() if name not in ("cells", "supported")}
+        assert sum(states.values()) == counts["cells"]
+        assert counts["supported"] == sum(c.unsupported is None for c in support.cells.values())
+    assert index.counts(support, "e2e")["passed"] == 2
+    assert index.counts(support, "e2e")["failed"] == 1
+
+
+def test_stale_cells_keep_the_verdict_that_they_had(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/records.sqlite")
+    store.add(record(started="2026-09-01T00:00:00Z"))
+    support = derive(some(), store, NOW)
+    assert index.letter(support.statuses[CELL]) == "P"
+
+
+def test_records_of_unknown_cells_are_told(built: Path) -> None:
+    unknown = json.loads((built / "matrix.json").read_text())["unknown"]
+    assert [one["cell"] for one in unknown] == ["nobody/<script>/cann-9.1.0/a2"]
+    page = (built / "matrix.html").read_text()
+    assert "<code>nobody/&lt;script&gt;/cann-9.1.0/a2</code>" in page
+
+
+# -------------------------------------------------------------------------------------- the details
+
+
+def test_every_cell_opens(support: Support) -> None:
+    found = details.by_model(support)
+    for cell_id, cell in support.cells.items():
+        entry = found[cell.model.name]["cells"][cell_id.partition("/")[2]]
+        if cell.unsupported is not None:
+            reason = found[cell.model.name]["reasons"][entry]
+            assert (reason["rule"], reason["reason"]) == (
+                cell.unsupported.name,
+                cell.unsupported.reason,
+            )
+        else:
+            assert isinstance(entry, dict)
+
+
+def test_details_say_what_a_record_says(built: Path) -> None:
+    found = cells_of(built, "qwen3")["base/cann-9.1.0/a2"]["e2e"]
+    shown = found["record"]
+    assert (found["state"], shown["evidence"], shown["seconds"]) == ("passed", "simulated", 7.5)
+    assert shown["proof"]["attention_launches"] == 480
+    assert shown["metrics"] == [["equal tokens", "128 tokens", ""]]
+    assert shown["versions"]["vllm"] == "0.32.0+empty"
+    assert shown["timings"]["engine_start"] == 3.0
+
+
+def test_runs_are_told_newest_first_with_their_intervals(built: Path) -> None:
+    found = cells_of(built, "qwen3")["logprobs/cann-9.1.0/a2"]["accuracy"]
+    assert found["record"]["metrics"][0] == ["hellaswag", "37.0 %", "28.2 % to 46.8 %"]
+    assert [run[:2] for run in found["runs"]] == [
+        ["2026-11-20T10:00", "passed"],
+        ["2026-11-19T10:00", "failed"],
+    ]
+    assert found["runs"][0][5] == "https://ci.example/runs/7"
+    assert found["runs"][0][7] == ["hellaswag", 0.37, 0.282, 0.468, "37.0 %"]
+
+
+def test_long_histories_are_cut_and_say_so(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/records.sqlite")
+    for minute in range(59):
+        store.add(record(started=f"2026-11-20T10:{minute:02}:00Z"))
+        store.add(record(started=f"2026-11-20T11:{minute:02}:00Z"))
+    found = details.by_model(derive(some(), store, NOW))["qwen3"]["cells"]
+    entry = found["base/cann-9.1.0/a2"]["e2e"]
+    assert (len(entry["runs"]), entry["all_runs"]) == (details.RUNS, 118)
+    assert entry["runs"][0][0] == "2026-11-20T11:58"
+
+
+def test_addresses_that_run_code_are_no_links(built: Path) -> None:
+    found = cells_of(built, "qwen3")["logprobs/cann-9.1.0/a2"]
+    assert found["perf"]["record"]["url"] is None
+    assert "javascript:" not in (built / "cells" / "qwen3.js").read_text()
+
+
+# -------------------------------------------------------------------------------------- the history
+
+
+def test_history_has_the_last_verdict_of_each_day(support: Support) -> None:
+    document = history.document(support)
+    day = (NOW - history.EPOCH).days
+    assert document["kinds"]["accuracy"][LOGPROBS] == (
+        index.base36(day - 2, 3) + "f00" + index.base36(day - 1, 3) + "p00"
+    )
+    assert document["versions"] == ["plugin 0.1.0, vllm 0.32.0+empty, torch-npu 2.13.0"]
+    assert not any(cell.startswith("nobody") for cell in document["kinds"]["e2e"])
+
+
+# ------------------------------------------------------------------------------------- hostile data
+
+
+def test_hostile_text_is_shown_and_cut(built: Path) -> None:
+    found = cells_of(built, "llama")["base/cann-9.1.0/a2"]["e2e"]["record"]["error"]
+    assert "</script><script>alert(1)</script>" in found["message"]
+    assert "␛[31m<U+202E>␀" in found["message"]
+    assert found["log"].startswith("(14,")
+    assert "characters before this were cut" in found["log"]
+    assert len(found["log"]) < 6_200
+
+
+def test_hostile_titles_stay_text(support: Support, tmp_path: Path) -> None:
+    models = dict(support.matrix.models)
+    models["qwen3"] = models["qwen3"].model_copy(
+        update={"title": HOSTILE, "description": HOSTILE, "represents": (HOSTILE,)}
+    )
+    changed = replace(support, matrix=replace(support.matrix, models=models))
+    built = site.write(changed, tmp_path / "site", prose=False)
+    for page in built.rglob("*.html"):
+        assert "<script>alert(1)" not in page.read_text(), page
+        assert "\x1b" not in page.read_text(), page
+        assert "\u202e" not in page.read_text(), page
+    assert data_of(built / "matrix.html")["models"]
+    assert "<script>" not in (built / "badges" / "model-qwen3.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("plain", "plain"),
+        ("two\nlines\tand", "two\nlines\tand"),
+        ("\x1b[0m\x7f", "␛[0m␡"),
+        ("a\u202eb\u200f", "a<U+202E>b<U+200F>"),
+        ("lone \ud800", "lone <U+D800>"),
+        ("中文 ✔", "中文 ✔"),
+        ("a\u2028b", "a b"),
+    ],
+)
+def test_controls_become_visible(given: str, shown: str) -> None:
+    assert text.clean(given) == shown
+    text.clean(given).encode()  # every page can be written
+
+
+def test_values_are_bounded_in_every_direction() -> None:
+    deep: Any = "end"
+    for _ in range(50):
+        deep = {"x": deep}
+    assert len(json.dumps(text.value(deep, 10))) < 100
+    assert text.value(list(range(20)), 10)[-1] == "… (10 more entries)"
+    assert text.value("x" * 30, 10) == "x" * 10 + " … (20 more characters were cut)"
+
+
+# ---------------------------------------------------------------------------------------- the pages
 
 
 def test_nothing_is_loaded_from_other_hosts(built: Path) -> None:
@@ -74,93 +268,112 @@ def test_nothing_is_loaded_from_other_hosts(built: Path) -> None:
         assert not re.findall(r"(?:url\(|@import)[^;)]*(?:https?:)?//[^;)]*", sheet.read_text()), (
             sheet
         )
+    for script in (built / "_static" / "matrix.js", built / "_static" / "site.js"):
+        assert not re.findall(r"fetch\(|XMLHttpRequest|innerHTML|eval\(", script.read_text())
 
 
-def test_links_between_pages_are_relative(built: Path) -> None:
-    page = (built / "cells" / f"{CELL}.html").read_text()
-    assert not re.findall(r'href="/[^"]*"', page)
-    assert 'href="../../../../support.html"' in page
-    assert f"nox -s e2e -- '{CELL}'" in html.unescape(re.sub(r"<[^>]*>", "", page))
+def test_links_between_pages_lead_somewhere(built: Path) -> None:
+    missing = set()
+    for page in (*built.glob("*.html"), *built.glob("models/*"), *built.glob("features/*")):
+        for link in re.findall(r'(?:href|src)="([^"#:]+)(?:#[^"]*)?"', page.read_text()):
+            target = page.parent / html.unescape(link).split("?")[0]
+            if not target.resolve().exists():
+                missing.add((page.name, link))
+    assert not missing
 
 
-def test_evidence_is_labelled(built: Path) -> None:
+def test_squares_lead_to_their_cells(support: Support, built: Path) -> None:
+    links = set(re.findall(r'matrix\.html#([^"]+)"', (built / "models" / "qwen3.html").read_text()))
+    wanted = {c for c, s in support.statuses.items() if s.state != "unsupported"}
+    assert links == {c for c in wanted if c.startswith("qwen3/")}
+
+
+def test_every_page_says_that_evidence_is_simulated(built: Path) -> None:
+    for page in (built / "matrix.html", built / "models/qwen3.html", built / "features/base.html"):
+        assert "Nothing here has run on a real NPU" in page.read_text(), page
     assert "Nothing here has run on a real NPU" in (built / "support.html").read_text()
-    page = (built / "cells" / f"{CELL}.html").read_text()
-    assert 'class="am-badge am-simulated"' in page
-    assert "It did not run on a real NPU" in page
 
 
-def test_record_is_shown(built: Path) -> None:
-    page = (built / "cells" / f"{CELL}.html").read_text()
-    for text in ("attention launches", "480", "0.32.0+empty", "128 tokens", "engine start 3.0 s"):
-        assert text in page, text
+def test_front_has_the_counts(support: Support, built: Path) -> None:
+    front = " ".join(re.sub(r"<[^>]*>", " ", (built / "index.html").read_text()).split())
+    counts = index.counts(support, "e2e")
+    assert f"End to end {counts['cells']} {counts['supported']} 2 1 0" in front
 
 
-def test_hostile_log_stays_text(built: Path) -> None:
-    page = (built / "cells" / "llama/base/cann-9.1.0/a2.html").read_text()
-    assert "<script>alert(1)" not in page
-    # Once in the message and once in the log: neither ends the block and becomes markup.
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt; *x* {raw} | $y$") == 2
-    assert "<summary>Versions</summary>" in page, "the page goes on after the log"
+def test_hardware_evidence_changes_what_pages_say(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/records.sqlite")
+    real = {**record().document()["versions"], "cannsim": None}
+    store.add(record(evidence="hardware", versions=real))
+    built = site.write(derive(some(), store, NOW), tmp_path / "site", prose=False)
+    assert "Nothing here has run on a real NPU" not in (built / "models/qwen3.html").read_text()
+    assert 'am-c am-passed am-hardware"' in (built / "models/qwen3.html").read_text()
+    assert data_of(built / "matrix.html")["slices"]["a2/9.1.0"]["e2e"]["hardware"]
 
 
-def text_of(page: Path) -> str:
-    """Return what a reader sees, with white space as it is read."""
-    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", page.read_text())).split())
+# ----------------------------------------------------------------------------- how to serve, badges
 
 
-def test_page_shows_every_kind_with_what_it_measured(built: Path) -> None:
-    text = text_of(built / "cells/qwen3/logprobs/cann-9.1.0/a2.html")
-    assert "End to end ✔ passed simulated 2026-11-21 10:00 equal tokens 128 tokens" in text
-    assert (
-        "Accuracy ✔ passed simulated 2026-11-20 10:00 hellaswag 37.0 % (28.2 % to 46.8 %)" in text
+def test_tutorial_has_the_command_that_ran(support: Support, built: Path) -> None:
+    page = html.unescape((built / "models" / "qwen3.html").read_text())
+    assert "vllm serve Qwen/Qwen3-0.6B" in page
+    assert "vllm serve 'a b' --seed=0" in page
+    assert "pip install vllm-ascend==" in page
+
+
+def test_flags_are_those_of_vllm_serve() -> None:
+    engine = {
+        "enable_lora": True,
+        "async_scheduling": False,
+        "max_loras": 2,
+        "speculative_config": {"a": "b c"},
+    }
+    assert serving.flags(engine) == (
+        "--enable-lora --no-async-scheduling --max-loras 2 "
+        """--speculative-config '{"a": "b c"}'"""
     )
-    assert "Performance ≈ inconclusive simulated 2026-11-21 10:00" in text
 
 
-def test_page_says_what_never_ran(built: Path) -> None:
-    text = text_of(built / f"cells/{CELL}.html")
-    assert "Accuracy ○ never run" in text
-    assert "Performance ○ never run" in text
-    unasked = text_of(built / "cells/llama/logprobs/cann-9.1.0/a2.html")
-    assert "no suite of matrix/accuracy.yaml asks this cell" in unasked
+def test_badges_tell_evidence_and_failures(support: Support) -> None:
+    found = badges.badges(support)
+    assert "cells passed (simulated)" in found["model-qwen3.svg"]
+    assert "#a91d2b" in found["model-llama.svg"]
+    assert ": never run" in found["model-mistral.svg"]
+    assert set(found) == {
+        "support.svg",
+        *(f"model-{name}.svg" for name in support.matrix.models),
+        *(f"feature-{name}.svg" for name in support.matrix.features),
+    }
 
 
-def test_history_has_every_run_newest_first(built: Path) -> None:
-    page = (built / "cells/qwen3/logprobs/cann-9.1.0/a2.html").read_text()
-    history = page.split("<h2>History")[1]
-    rows = re.findall(r"<tr id=.*?</tr>", history, re.DOTALL)
-    found = [re.findall(r"2026-11-\d\d|accuracy|performance|end to end", row) for row in rows]
-    assert [row[0] for row in found] == sorted((row[0] for row in found), reverse=True)
-    assert len(rows) == 4
-    assert {kind for row in found for kind in row[1:]} == {"accuracy", "performance", "end to end"}
-    assert rows[-1].count("https://ci.example/runs/7") == 1
-    assert 'aria-label="accuracy, oldest first: failed, passed"' in history
-    assert history.count("<rect ") == 4
+# ------------------------------------------------------------------------------------------ strings
 
 
-def test_table_shows_every_kind_and_leads_to_its_section(built: Path) -> None:
-    text = (built / "support.html").read_text()
-    links = re.findall(r'class="am-mark am-([^"]*)" href="([^"]*)#([^"]*)"', text)
-    cell = "cells/qwen3/logprobs/cann-9.1.0/a2.html"
-    assert ("passed", cell, "accuracy") in links
-    assert ("inconclusive", cell, "performance") in links
-    assert ("never-run", f"cells/{CELL}.html", "accuracy") in links
-    for _, page, anchor in links:
-        if page == cell:
-            assert f'id="{anchor}"' in (built / page).read_text()
+def test_both_languages_say_everything() -> None:
+    english, chinese = pages.strings()["en"], pages.strings()["zh"]
+    assert set(english) == set(chinese)
+    for key, words in english.items():
+        assert set(re.findall(r"\{\w+\}", words)) == set(re.findall(r"\{\w+\}", chinese[key])), key
 
 
-def test_data_stands_beside_the_page(built: Path) -> None:
-    assert (built / "support.json").is_file()
+def test_scripts_ask_only_for_strings_that_exist(built: Path) -> None:
+    known = set(pages.strings()["en"])
+    scripts = "".join(path.read_text() for path in site.STATIC.glob("*.js"))
+    asked = set(re.findall(r'\bt\("([\w/-]+)"[,)]', scripts))
+    assert asked
+    assert asked <= known
+    for prefix in re.findall(r'\bt\("(\w+_)" \+', scripts):
+        assert any(key.startswith(prefix) for key in known), prefix
+    for page in built.rglob("*.html"):
+        assert set(re.findall(r'data-t(?:-label)?="([^"]+)"', page.read_text())) <= known, page
 
 
-def test_empty_store_shows_never_run(tmp_path: Path) -> None:
-    support = derive(matrix.load(), Store(f"sqlite:///{tmp_path}/none.sqlite"), NOW)
-    pages = site.pages(support)
-    assert "never run" in pages["support.md"]
-    assert "There is no record of this cell yet" in pages[f"cells/{CELL}.md"]
-    assert "passed: " not in pages["support.md"]
+def test_meanings_of_states_are_the_same_everywhere() -> None:
+    english = pages.strings()["en"]
+    for state, meaning in MEANINGS.items():
+        assert english[f"meaning_{state}"] in meaning
+
+
+# --------------------------------------------------------------------------------------- the folder
 
 
 def test_other_folders_are_not_removed(tmp_path: Path) -> None:
@@ -168,3 +381,13 @@ def test_other_folders_are_not_removed(tmp_path: Path) -> None:
     with pytest.raises(SiteError, match="something else than a site"):
         site.build(f"sqlite:///{tmp_path}/none.sqlite", tmp_path)
     assert (tmp_path / "thesis.txt").exists()
+
+
+def test_empty_store_shows_never_run(tmp_path: Path) -> None:
+    out = tmp_path / "site"
+    support = derive(some(), Store(f"sqlite:///{tmp_path}/none.sqlite"), NOW)
+    for _ in range(2):  # a site replaces the one before
+        site.write(support, out, prose=False)
+    counts = json.loads((out / "matrix.json").read_text())["counts"]["e2e"]
+    assert counts["never-run"] == counts["supported"] > 0
+    assert cells_of(out, "qwen3")["base/cann-9.1.0/a2"] == {}
