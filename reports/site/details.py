@@ -66,14 +66,15 @@ def _cell(support: Support, cell_id: str) -> dict[str, Any]:
         found[kind] = {
             "state": status.state,
             "reason": text.start(status.reason, _MESSAGE),
-            "record": _record(status.record),
+            "record": of_record(status.record),
             "runs": [_run(record) for record in runs[kind][:RUNS]],
             "all_runs": len(runs[kind]),
         }
     return found
 
 
-def _record(record: Record) -> dict[str, Any]:
+def of_record(record: Record) -> dict[str, Any]:
+    """Return what is shown of one record, cleaned and cut."""
     found: dict[str, Any] = {
         "id": record.id,
         "verdict": record.verdict,

@@ -55,7 +55,7 @@ def filled(folder: Path) -> Support:
                 run_url="https://ci.example/runs/7",
             )
         )
-    store.add(record(LOGPROBS, kind="perf", verdict="inconclusive", run_url="javascript:alert(1)"))
+    store.add(record(LOGPROBS, kind="perf", verdict="inconclusive"))
     store.add(record("nobody/<script>/cann-9.1.0/a2"))
     return derive(some(), store, NOW)
 
@@ -183,10 +183,11 @@ def test_long_histories_are_cut_and_say_so(tmp_path: Path) -> None:
     assert entry["runs"][0][0] == "2026-11-20T11:58"
 
 
-def test_addresses_that_run_code_are_no_links(built: Path) -> None:
-    found = cells_of(built, "qwen3")["logprobs/cann-9.1.0/a2"]
-    assert found["perf"]["record"]["url"] is None
-    assert "javascript:" not in (built / "cells" / "qwen3.js").read_text()
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "data:text/html,x", "https://[", "//x"])
+def test_addresses_that_run_code_are_no_links(url: str) -> None:
+    # A record refuses such an address; one that was stored by another program may have it.
+    stored = record().model_copy(update={"run_url": url})
+    assert details.of_record(stored)["url"] is None
 
 
 # -------------------------------------------------------------------------------------- the history
@@ -208,7 +209,7 @@ def test_history_has_the_last_verdict_of_each_day(support: Support) -> None:
 def test_hostile_text_is_shown_and_cut(built: Path) -> None:
     found = cells_of(built, "llama")["base/cann-9.1.0/a2"]["e2e"]["record"]["error"]
     assert "</script><script>alert(1)</script>" in found["message"]
-    assert "␛[31m<U+202E>␀" in found["message"]
+    assert not set("\x1b\u202e\x00") & set(found["message"] + found["log"])
     assert found["log"].startswith("(14,")
     assert "characters before this were cut" in found["log"]
     assert len(found["log"]) < 6_200
@@ -290,7 +291,8 @@ def test_squares_lead_to_their_cells(support: Support, built: Path) -> None:
 
 def test_every_page_says_that_evidence_is_simulated(built: Path) -> None:
     for page in (built / "matrix.html", built / "models/qwen3.html", built / "features/base.html"):
-        assert "Nothing here has run on a real NPU" in page.read_text(), page
+        seen = page.read_text().split('id="am-strings"')[0]
+        assert "Nothing here has run on a real NPU" in seen, page
     assert "Nothing here has run on a real NPU" in (built / "support.html").read_text()
 
 
@@ -305,7 +307,9 @@ def test_hardware_evidence_changes_what_pages_say(tmp_path: Path) -> None:
     real = {**record().document()["versions"], "cannsim": None}
     store.add(record(evidence="hardware", versions=real))
     built = site.write(derive(some(), store, NOW), tmp_path / "site", prose=False)
-    assert "Nothing here has run on a real NPU" not in (built / "models/qwen3.html").read_text()
+    page = (built / "models/qwen3.html").read_text().split('id="am-strings"')[0]
+    assert "Some results are from real NPUs" in page
+    assert "Nothing here has run on a real NPU" not in page
     assert 'am-c am-passed am-hardware"' in (built / "models/qwen3.html").read_text()
     assert data_of(built / "matrix.html")["slices"]["a2/9.1.0"]["e2e"]["hardware"]
 
@@ -379,7 +383,7 @@ def test_meanings_of_states_are_the_same_everywhere() -> None:
 def test_other_folders_are_not_removed(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(SiteError, match="something else than a site"):
-        site.build(f"sqlite:///{tmp_path}/none.sqlite", tmp_path)
+        site.write(derive(some(), Store(f"sqlite:///{tmp_path}/none.sqlite"), NOW), tmp_path)
     assert (tmp_path / "thesis.txt").exists()
 
 
