@@ -18,12 +18,15 @@ from matrix import Cell, devices
 from perf.errors import EngineError
 from perf.trees import Tree
 from perf.worker import Spec
+from reports import text
 
 ROOT = Path(__file__).resolve().parent.parent
 """The repository, from which the benchmark itself comes on both sides."""
 
 WORKER = (sys.executable, "-m", "perf.worker")
 """The process with the engine; takes a spec file."""
+
+_LINE = 1000  # bytes of a line, of which more are never read than of the end of a log
 
 QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -166,4 +169,4 @@ def environment(cell: Cell, tree: Tree, dtype: str, threads: int, folder: Path) 
 
 def tail(log: Path, lines: int = 40) -> str:
     """Return the last lines of a log."""
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.is_file() else ""
+    return "\n".join(text.plain(text.tail(log, lines * _LINE)).splitlines()[-lines:])

@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import matrix
-from reports import comment, markdown, spool, store_cli
+from reports import comment, ingest, markdown, spool, store_cli
 from reports.errors import RecordError, ReportsError, StoreError
 from reports.record import Record, parse
 from reports.statuses import Status
@@ -50,15 +50,15 @@ def _parser() -> argparse.ArgumentParser:
     table = commands.add_parser("table", parents=[derived], help="the tables as Markdown")
     table.set_defaults(run=_table)
 
-    ingest = commands.add_parser("ingest", parents=[shared], help="store records out of files")
-    ingest.add_argument(
+    taken = commands.add_parser("ingest", parents=[shared], help="store records out of files")
+    taken.add_argument(
         "sources",
         nargs="*",
         type=Path,
         metavar="FILE|DIR",
-        help="record files, or folders of them; by default the spool",
+        help="files of records (.json, .jsonl, .jsonl.gz) or folders of them; the spool by default",
     )
-    ingest.set_defaults(run=_ingest)
+    taken.set_defaults(run=_ingest)
 
     export = commands.add_parser("export", parents=[derived], help="statuses and records as JSON")
     export.add_argument("--out", type=Path, metavar="FILE")
@@ -156,33 +156,13 @@ def _table(options: argparse.Namespace) -> int:
 def _ingest(options: argparse.Namespace) -> int:
     store = Store(options.store)
     sources = options.sources or [folder for folder in store.spools if folder.is_dir()]
-    worst = new = old = 0
-    for path in spool.files(sources):
-        try:
-            added = ingest(store, path)
-            new, old = new + added, old + (not added)
-        except ReportsError as error:
-            print(f"error: {error}", file=sys.stderr)
-            worst = max(worst, error.exit_code)
-    print(f"{new} records stored, {old} were there already, in {store.name}")
-    return worst
-
-
-def ingest(store: Store, path: Path) -> bool:
-    """Store the record in `path`; return whether it was new. A file of a spool is then removed.
-
-    Raises:
-        RecordError: the file holds no valid record; it stays.
-        StoreError: the file cannot be read, or the store does not take the record; it stays.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: cannot be read: {error}.") from None
-    added = store.add(parse(text, origin=str(path)))
-    if path.resolve().parent in [folder.resolve() for folder in store.spools]:
-        path.unlink()
-    return added
+    outcome = ingest.ingest(store, sources)
+    for problem in outcome.problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if outcome.ahead:
+        print(f"warning: {ingest.AHEAD}", file=sys.stderr)
+    print(f"{outcome}, in {store.name}")
+    return outcome.exit_code
 
 
 def _export(options: argparse.Namespace) -> int:

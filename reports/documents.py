@@ -6,19 +6,23 @@ import hashlib
 import json
 from typing import Any
 
-from reports.record import Record
-
 DETAILS = ("proof", "samples")
 """The bulky parts of a document that are kept apart, besides the log of an error."""
 
 
 def split(document: dict[str, Any]) -> tuple[str, str]:
-    """Return a document without its details, and its details, both as JSON text."""
-    slim = {name: part for name, part in document.items() if name not in DETAILS}
-    details = {name: document[name] for name in DETAILS if name in document}
-    if slim.get("error"):
-        slim["error"] = dict(slim["error"])
-        details["log_tail"] = slim["error"].pop("log_tail", "")
+    """Return a document without its details, and its details, both as JSON text.
+
+    What is empty is left out, so that a field that is added later changes no digest.
+    """
+    slim = _filled(document)
+    details = {name: slim.pop(name) for name in DETAILS if name in slim}
+    if "versions" in slim:
+        slim["versions"] = _filled(slim["versions"])
+    if "error" in slim:
+        error = dict(slim["error"])
+        details["log_tail"] = error.pop("log_tail", "")
+        slim["error"] = error
     return _json(slim), _json(details)
 
 
@@ -49,20 +53,17 @@ def join(slim: str, details: str | None, archive: str | None = None) -> dict[str
     return document
 
 
-def digest(record: Record) -> str:
-    """Return the SHA-256 of everything that a record says, in whatever order it was written.
+def digest(slim: str, details: str) -> str:
+    """Return the SHA-256 of what `split` gave.
 
-    What is empty does not count, so that a field that is added later changes no digest.
+    Equal digests mean equal records; records that only differ in their order have different ones.
     """
-    document = record.document()
-    filled = _filled({**document, "versions": _filled(document["versions"])})
-    text = json.dumps(filled, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(f"{slim}\n{details}".encode()).hexdigest()
 
 
 def _filled(part: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in part.items() if value not in (None, "", [], {})}
+    return {key: value for key, value in part.items() if value not in _EMPTY}
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode

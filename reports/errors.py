@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from matrix.errors import BAD_USAGE, INFRASTRUCTURE, HarnessError
+
+if TYPE_CHECKING:
+    from reports.record import Record
 
 
 class ReportsError(HarnessError):
@@ -35,7 +38,11 @@ class SchemaError(StoreError):
 
 
 class ConflictError(StoreError):
-    """The store holds another record of the same id."""
+    """The store holds another record of the same id than `record`."""
+
+    def __init__(self, what: str, why: str, fix: str, record: Record) -> None:
+        self.record = record
+        super().__init__(what, why, fix)
 
 
 class SiteError(ReportsError):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -15,21 +17,21 @@ from pydantic import (
     Field,
     FiniteFloat,
     JsonValue,
-    ModelWrapValidatorHandler,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from reports import strict_json
 from reports.errors import RecordError
-from reports.text import cut, plain, storable
+from reports.text import cut, is_storable_json, plain, storable
 
 SCHEMA = 1
 """The version of the record schema that this code writes, and the newest that it reads."""
 
-MAX_BYTES = 64 * 2**20
-"""The most bytes of one record's file; one with every answer of a long evaluation has a tenth."""
+MAX_BYTES = 16 * 2**20
+"""The most bytes of one record's file; one with 14,000 answers has a quarter of it."""
 
 MAX_LOG, MAX_MESSAGE = 64_000, 16_000
 """The most characters that a record keeps of a log and of an error's message: the last ones."""
@@ -42,7 +44,8 @@ Verdict = Literal["passed", "failed", "error", "inconclusive"]
 Evidence = Literal["hardware", "simulated"]
 
 
-_NAME = r"[^/\s\p{C}]+"  # \p{C}: control and format characters
+_CLEAN = {"clean": True}  # told to validation where no text has to be looked through
+_NAME = r"[^/\s\p{C}\x{FFFD}]+"  # \p{C}: control and format characters
 _CELL = f"^{_NAME}/{_NAME}/cann-{_NAME}/{_NAME}$"
 
 
@@ -50,11 +53,15 @@ class _Part(BaseModel):
     """A part of a record; no text in it holds what a database or a page cannot take."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    clean_themselves: ClassVar[frozenset[str]] = frozenset()
 
-    @model_validator(mode="wrap")
+    @model_validator(mode="before")
     @classmethod
-    def _storable(cls, data: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        return validate(storable(data) if isinstance(data, dict) else data)
+    def _storable(cls, data: Any, info: ValidationInfo) -> Any:
+        if not isinstance(data, dict) or info.context:
+            return data
+        own = cls.clean_themselves
+        return {storable(name): v if name in own else storable(v) for name, v in data.items()}
 
 
 class Versions(_Part):
@@ -90,6 +97,7 @@ class Metric(_Part):
 class Failure(_Part):
     """Why a run did not pass."""
 
+    clean_themselves: ClassVar = frozenset({"message", "log_tail"})
     class_: str = Field(alias="class", description="Exception class, or a word such as timeout.")
     message: Message
     log_tail: Log = ""
@@ -103,6 +111,7 @@ class Record(_Part):
     evidence) is refused.
     """
 
+    clean_themselves: ClassVar = frozenset({"error"})
     schema_: Literal[1] = Field(default=1, alias="schema")
     id: str = Field(default_factory=lambda: uuid.uuid4().hex, pattern=r"^[0-9a-zA-Z-]{8,64}$")
     cell: str = Field(pattern=_CELL, max_length=255)
@@ -155,7 +164,12 @@ def parse(document: str | bytes | Mapping[str, Any], origin: str = "record") -> 
     Raises:
         RecordError: not JSON, of a newer schema, or not what the schema allows.
     """
-    data = _load(document, origin) if isinstance(document, str | bytes) else dict(document)
+    clean = None
+    if isinstance(document, str | bytes):
+        data = _load(document, origin)
+        clean = _CLEAN if is_storable_json(document) else None
+    else:
+        data = dict(document)
     version = data.get("schema") if isinstance(data, dict) else None
     if isinstance(version, int) and version > SCHEMA:
         raise RecordError(
@@ -165,8 +179,11 @@ def parse(document: str | bytes | Mapping[str, Any], origin: str = "record") -> 
         )
     if version is None:
         raise RecordError(f"{origin}: not a record: the key 'schema' is missing.")
+    if "id" not in data:  # the same file makes the same record, however often it is read
+        text = json.dumps(data, sort_keys=True)
+        data = {**data, "id": hashlib.sha256(text.encode()).hexdigest()[:32]}
     try:
-        return Record.model_validate(data)
+        return Record.model_validate(data, context=clean)
     except ValidationError as error:
         lines = [_explain(e) for e in error.errors(include_url=False)]
         raise RecordError(f"{origin}: not a valid record:\n  " + "\n  ".join(lines)) from None

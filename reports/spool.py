@@ -14,6 +14,10 @@ ENVIRONMENT = "ASCEND_MATRIX_SPOOL"
 """Environment variable with the folder that is tried first."""
 
 
+SUFFIXES = (".json", ".jsonl", ".jsonl.gz")
+"""How files of records are named."""
+
+
 def folders(store: str, beside: Path | None) -> list[Path]:
     """Return where records are spooled, in the order in which it is tried.
 
@@ -27,6 +31,11 @@ def folders(store: str, beside: Path | None) -> list[Path]:
     temporary = Path(tempfile.gettempdir()) / f"ascend-matrix-spool-{os.getuid()}-{digest}"
     candidates = [Path(chosen) if chosen else None, beside and beside / "spool", temporary]
     return [folder for folder in candidates if folder is not None]
+
+
+def quarantine(spools: Sequence[Path]) -> Path:
+    """Return where files are kept that hold no record that can be stored: beside the spool."""
+    return spools[0].with_name("quarantine")
 
 
 def keep(record: Record, candidates: Sequence[Path]) -> Path | None:
@@ -46,10 +55,15 @@ def write(path: Path, text: str) -> Path:
     Raises:
         OSError: the file could not be written; nothing is left of it.
     """
+    return write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> Path:
+    """Do the same with bytes."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -70,8 +84,9 @@ def _sync_folder(folder: Path) -> None:
 
 
 def files(sources: Iterable[Path]) -> list[Path]:
-    """Return the record files that `sources` name: files as they are, and *.json in folders."""
+    """Return the record files that `sources` name: files as they are, and those in folders."""
     found: list[Path] = []
     for source in sources:
-        found += sorted(source.glob("*.json")) if source.is_dir() else [source]
+        inside = source.iterdir() if source.is_dir() else [source]
+        found += sorted(p for p in inside if p == source or p.name.endswith(SUFFIXES))
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import SQLAlchemyError
 
 from reports import documents, migrate, schema, spool
@@ -197,13 +197,9 @@ class Store:
         self, connection: sa.Connection, rows: Sequence[tuple[dict[str, Any], dict[str, Any]]]
     ) -> set[str]:
         """Insert what is not there yet, with its details; return the ids of it."""
-        dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-        insert = dialect.insert(schema.records).on_conflict_do_nothing()
-        ids = connection.execute(insert.returning(schema.records.c.id), [row for row, _ in rows])
-        new = set(ids.scalars())
-        parts = [part for _, part in rows if part["record"] in new]
-        if parts:
-            connection.execute(schema.details.insert(), parts)
+        insert = _insert_sqlite if connection.dialect.name == "sqlite" else _insert_postgresql
+        new = insert(connection, schema.records, [row for row, _ in rows])
+        insert(connection, schema.details, [part for _, part in rows if part["record"] in new])
         return new
 
     def _conflicts(
@@ -217,7 +213,7 @@ class Store:
         return [
             self._conflict(record)
             for record in records
-            if documents.digest(record) != digests[record.id]
+            if documents.digest(*documents.split(record.document())) != digests[record.id]
             and self._stored(connection, record.id) != record
         ]
 
@@ -231,6 +227,7 @@ class Store:
             f"(of {record.cell}, by the runner {record.runner!r}).",
             "Records are append-only; a run that was repeated has a record of its own.",
             "Find out which runner copied or changed it; give the record a new id if it is one.",
+            record,
         )
 
     def upgrade(self, wanted: str = schema.REVISION) -> tuple[str | None, str]:
@@ -412,6 +409,47 @@ def _begin(connection: sa.Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
+def _insert_sqlite(
+    connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]
+) -> set[str]:
+    """Insert rows that are not there; nobody else can write before this transaction ends."""
+    key = _key(table)
+    query = sa.select(key).where(key.in_([row[key.name] for row in rows]))
+    there = set(connection.execute(query).scalars())
+    new = [row for row in rows if row[key.name] not in there]
+    if new:
+        connection.execute(table.insert(), new)
+    return {row[key.name] for row in new}
+
+
+def _insert_postgresql(
+    connection: sa.Connection, table: sa.Table, rows: Sequence[dict[str, Any]]
+) -> set[str]:
+    """Insert rows that are not there, also where others insert the same at this moment."""
+    if not rows:
+        return set()
+    names = list(rows[0])
+    columns = [table.c[name] for name in names]
+    # A list for each column: a thousand rows are ten parameters, which are quick to send.
+    lists = [
+        sa.cast([row[column.name] for row in rows], postgresql.ARRAY(column.type))
+        for column in columns
+    ]
+    values = (
+        sa.func.unnest(*lists)
+        .table_valued(*(sa.column(c.name, c.type) for c in columns))
+        .render_derived()
+    )
+    insert = postgresql.insert(table).from_select(names, sa.select(*values.c))
+    done = insert.on_conflict_do_nothing().returning(_key(table))
+    return set(connection.execute(done).scalars())
+
+
+def _key(table: sa.Table) -> sa.Column[Any]:
+    """Return the column that names the record."""
+    return table.c.id if "id" in table.c else table.c.record
+
+
 def _query() -> sa.Select[Any]:
     """Return the query of records with their details, or where these were moved to."""
     table, details = schema.records, schema.details
@@ -438,7 +476,7 @@ def _rows(record: Record, now: datetime) -> tuple[dict[str, Any], dict[str, Any]
     slim, details = documents.split(record.document())
     row = {
         "id": record.id,
-        "digest": documents.digest(record),
+        "digest": documents.digest(slim, details),
         "cell": record.cell,
         "kind": record.kind,
         "verdict": record.verdict,

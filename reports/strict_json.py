@@ -31,6 +31,11 @@ def loads(text: str | bytes) -> Any:
     return value
 
 
+def dumps(value: Any) -> bytes:
+    """Return a value as JSON text in UTF-8, whatever its texts hold."""
+    return json.dumps(value, indent=2).encode()
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):

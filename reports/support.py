@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Any
 
 from matrix import CannVersion, Cell, Feature, Hardware, Matrix, Model, expand
@@ -42,6 +43,35 @@ class Table:
         return f"{self.hardware.title} ({self.hardware.soc}), CANN {self.cann.version}"
 
 
+class History(Mapping[str, Sequence[Record]]):
+    """Cell id to its records of every kind, newest first.
+
+    Those of a clock that was ahead stand at the end: when they ran is not known.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    @cached_property
+    def _records(self) -> Mapping[str, Sequence[Record]]:
+        found: dict[str, list[Record]] = {}
+        ahead: dict[str, list[Record]] = {}
+        for stored in self._store.stored():
+            into = ahead if stored.ahead else found
+            into.setdefault(stored.record.cell, []).append(stored.record)
+        cells = found | ahead
+        return {cell: [*found.get(cell, [])[::-1], *ahead.get(cell, [])] for cell in cells}
+
+    def __getitem__(self, cell: str) -> Sequence[Record]:
+        return self._records[cell]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+
 @dataclass(frozen=True)
 class Support:
     """Everything that tables, pages and exports are made of.
@@ -51,7 +81,7 @@ class Support:
         kind: the kind of runs that `statuses` and `tables` are about.
         statuses: cell id to status.
         marks: kind of runs to cell id to status, for every kind.
-        history: cell id to its records of every kind, newest first.
+        history: cell id to its records of every kind, newest first; read when it is asked for.
     """
 
     matrix: Matrix
@@ -91,17 +121,18 @@ def derive(
     max_age_days: float | None = None,
     kind: Kind = "e2e",
 ) -> Support:
-    """Read the store once and return the statuses of every cell, arranged as tables."""
+    """Return the statuses of every cell, arranged as tables.
+
+    The newest record of each cell, kind and evidence is read, and the others where somebody asks
+    for the history.
+    """
     policy = Policy.of(matrix.release)
     if max_age_days is not None:
         policy = Policy(timedelta(days=max_age_days), policy.versions)
     cells = expand(matrix)
-    records = store.records()
-    marks = {each: statuses(cells, records, now, policy, each) for each in KINDS}
+    newest = store.newest()
+    marks = {each: statuses(cells, newest, now, policy, each) for each in KINDS}
     marks["accuracy"] = {cell.id: _asked(matrix, marks["accuracy"][cell.id]) for cell in cells}
-    history: dict[str, list[Record]] = {}
-    for record in reversed(records):
-        history.setdefault(record.cell, []).append(record)
     return Support(
         matrix=matrix,
         now=now,
@@ -110,7 +141,7 @@ def derive(
         cells={cell.id: cell for cell in cells},
         statuses=marks[kind],
         marks=marks,
-        history=history,
+        history=History(store),
         tables=_tables(matrix, cells, marks[kind]),
     )
 

@@ -46,6 +46,18 @@ def storable(value: Any) -> Any:
     return value
 
 
+_SUSPICIOUS = re.compile(rb"\\u00[0189]|\\u007|\\u[dD][89a-fA-F]|\x7f|\xc2[\x80-\x9f]")
+
+
+def is_storable_json(text: str | bytes) -> bool:
+    """Return whether `storable` would surely change nothing in the value of a valid JSON text.
+
+    Control characters can only be in it by their numbers, which is quick to see.
+    """
+    content = text.encode(errors="surrogatepass") if isinstance(text, str) else text
+    return not _SUSPICIOUS.search(content) and b"\xed" not in content
+
+
 def cut(text: str, limit: int) -> str:
     """Return the end of `text`, at most `limit` characters of it, with a note of what is missing.
 

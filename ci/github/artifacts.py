@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from ci.errors import NothingSelectedError
 from ci.github.client import GitHub
 from ci.github.errors import UntrustedError
-from reports.errors import RecordError
-from reports.record import Record, parse
+from reports import ingest
+from reports.errors import RecordError, ReportsError
+from reports.ingest import Entry
+from reports.record import Record
 
 PATTERN = "records-*"
 """Names of the artifacts that hold records."""
@@ -30,7 +31,6 @@ BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
-    UnicodeDecodeError,
     NotImplementedError,  # a way of packing that this Python does not know
     RuntimeError,  # a file behind a password
 )
@@ -45,12 +45,20 @@ class Found:
     """What the artifacts of a run hold.
 
     Args:
-        records: The records, in the order of the artifacts.
-        problems: What could not be read, for a person.
+        entries: The records, and what was refused, in the order of the artifacts.
     """
 
-    records: tuple[Record, ...]
-    problems: tuple[RecordError, ...]
+    entries: tuple[Entry, ...]
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """The records."""
+        return tuple(e.found for e in self.entries if isinstance(e.found, Record))
+
+    @property
+    def problems(self) -> tuple[ReportsError, ...]:
+        """What could not be read, for a person."""
+        return tuple(e.found for e in self.entries if isinstance(e.found, ReportsError))
 
 
 # ---------------------------------------------------------------------------------- decisions, pure
@@ -91,8 +99,8 @@ def chosen(artifacts: list[Mapping[str, Any]], run: int) -> list[Mapping[str, An
     return kept
 
 
-def documents(content: bytes, name: str, limit: int = MAX_BYTES) -> Iterator[tuple[str, str]]:
-    """The JSON files in a zip archive, as name and text; it is read in memory only.
+def documents(content: bytes, name: str, limit: int = MAX_BYTES) -> Iterator[tuple[str, bytes]]:
+    """The JSON files in a zip archive, as name and content; it is read in memory only.
 
     Raises:
         UntrustedError: It is no archive, or larger than any set of records.
@@ -108,7 +116,7 @@ def documents(content: bytes, name: str, limit: int = MAX_BYTES) -> Iterator[tup
                     "look at the artifact by hand",
                 )
             for info in infos:
-                yield f"{name}/{info.filename}", archive.read(info).decode("utf-8")
+                yield f"{name}/{info.filename}", archive.read(info)
     except BROKEN as error:
         raise UntrustedError(
             f"{name}: no archive of JSON files ({error})",
@@ -117,41 +125,32 @@ def documents(content: bytes, name: str, limit: int = MAX_BYTES) -> Iterator[tup
         ) from None
 
 
-def records(text: str, origin: str, run_url: str) -> Iterator[Record]:
-    """The records in what ``--json`` wrote, or in the file of a single record.
+def entries(content: bytes, origin: str, run_url: str) -> Iterator[Entry]:
+    """What is in a file that ``--json`` wrote, or in that of a single record.
 
     Args:
-        text: The file's text.
+        content: What the file holds.
         origin: Its name, for errors.
         run_url: The address of the run; a record that names none gets it, and one of another run
             is refused.
-
-    Raises:
-        RecordError: It holds no valid records, or those of another run.
     """
-    try:
-        data = json.loads(text)
-    except ValueError as error:
-        raise RecordError(f"{origin}: not JSON ({error}).", "The file was cut off.") from None
-    if isinstance(data, dict) and isinstance(data.get("cells"), list):
-        parts = [cell.get("record") if isinstance(cell, dict) else None for cell in data["cells"]]
-    else:
-        parts = [data]
-    for part in parts:
-        if not isinstance(part, dict):
-            raise RecordError(
-                f"{origin}: a cell without a record.", "It is a list of cells that did not run."
-            )
-        record = parse(part, origin)
-        if record.run_url is None:
-            record = record.model_copy(update={"run_url": run_url})
-        elif record.run_url != run_url:
-            raise RecordError(
-                f"{origin}: the record of {record.cell} is of the run {record.run_url}.",
-                f"It was copied into the artifacts of {run_url}.",
-                "Name the run that made it.",
-            )
-        yield record
+    for entry in ingest.documents(content, origin):
+        yield _of_run(entry, run_url) if isinstance(entry.found, Record) else entry
+
+
+def _of_run(entry: Entry, run_url: str) -> Entry:
+    record = entry.found
+    assert isinstance(record, Record)
+    if record.run_url == run_url:
+        return entry
+    if record.run_url is None:
+        return replace(entry, found=record.model_copy(update={"run_url": run_url}))
+    error = RecordError(
+        f"{entry.origin}: the record of {record.cell} is of the run {record.run_url}.",
+        f"It was copied into the artifacts of {run_url}.",
+        "Name the run that made it.",
+    )
+    return replace(entry, found=error, content=record.to_json(indent=2).encode())
 
 
 # ---------------------------------------------------------------------------------- asking GitHub
@@ -168,13 +167,9 @@ def collect(github: GitHub, run: Mapping[str, Any], limit: int = MAX_BYTES) -> F
     """
     number = int(run["id"])
     listed = list(github.pages(f"actions/runs/{number}/artifacts", "artifacts"))
-    found: list[Record] = []
-    problems: list[RecordError] = []
+    found: list[Entry] = []
     for artifact in chosen(listed, number):
         content = github.download(f"actions/artifacts/{artifact['id']}/zip", limit)
         for name, text in documents(content, str(artifact["name"]), limit):
-            try:
-                found += records(text, name, str(run["html_url"]))
-            except RecordError as error:
-                problems.append(error)
-    return Found(tuple(found), tuple(problems))
+            found += entries(text, name, str(run["html_url"]))
+    return Found(tuple(found))

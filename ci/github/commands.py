@@ -19,6 +19,7 @@ from ci.errors import NothingSelectedError, UsageError
 from ci.github import artifacts, client, comments, fleet, token
 from ci.github.client import GitHub
 from reports.errors import StoreError
+from reports.ingest import AHEAD, take
 from reports.store import Store
 
 CONFIGURATIONS = Path("build/runners")
@@ -254,7 +255,7 @@ def _results(github: GitHub, run: Mapping[str, Any], store: Store) -> str:
     try:
         found = artifacts.collect(github, run)
     except NothingSelectedError:
-        found = artifacts.Found((), ())
+        found = artifacts.Found(())
     for problem in found.problems:
         print(f"error: {problem}", file=sys.stderr)
     earlier = [record for record in store.records() if record.run_url != run["html_url"]]
@@ -290,18 +291,14 @@ def ingest(options: argparse.Namespace) -> int:
     if not options.any_run:
         artifacts.check_own(run, github.repository)
     found = artifacts.collect(github, run, options.max_bytes)
-    worst = new = 0
-    for problem in found.problems:
+    outcome = take(store, found.entries)
+    for problem in outcome.problems:
         print(f"error: {problem}", file=sys.stderr)
-        worst = max(worst, problem.exit_code)
-    for record in found.records:
-        try:
-            new += store.add(record)
-        except StoreError as error:
-            print(f"error: {error}", file=sys.stderr)
-            worst = max(worst, error.exit_code)
-    print(f"run {options.run}: {len(found.records)} records, {new} of them new, in {store.name}")
-    return worst
+    if outcome.ahead:
+        print(f"warning: {AHEAD}", file=sys.stderr)
+    records = f"{len(found.records)} records, {outcome.new} of them new"
+    print(f"run {options.run}: {records}, in {store.name}")
+    return outcome.exit_code
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {

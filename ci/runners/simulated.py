@@ -24,6 +24,7 @@ from ci.plan import Group, Job, Plan
 from ci.runners import CellError, Listener, Result, Verdict
 from ci.worker import CONTRACT, HEARTBEAT_S, OUTCOME, STATUS, Request
 from matrix import Cell
+from reports.text import plain, tail
 
 STACK = ("torch", "torch_npu", "transformers", "vllm", "vllm.entrypoints.llm")
 """What a worker imports before it forks; together 7 to 10 seconds, paid once an environment."""
@@ -204,10 +205,10 @@ class _Pool:
             try:
                 return await self._start()
             except CiError as error:
-                tail = log_tail(self._log)
-                self.broken = CellError(type(error).__name__, str(error), tail)
+                end = log_tail(self._log)
+                self.broken = CellError(type(error).__name__, str(error), end)
                 self.listener.note(str(error))
-                raise _CellFailed(self.broken.kind, self.broken.message, tail) from error
+                raise _CellFailed(self.broken.kind, self.broken.message, end) from error
 
     @property
     def _log(self) -> Path:
@@ -453,15 +454,7 @@ def _load(path: Path) -> dict[str, Any] | None:
 
 def log_tail(path: Path, characters: int = LOG_TAIL_CHARACTERS) -> str:
     """The end of a log, from the start of a line; empty when there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            size = file.tell()
-            file.seek(max(0, size - characters))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    return text if size <= characters else text.partition("\n")[2]
+    return plain(tail(path, characters))
 
 
 __all__ = ["STACK", "Settings", "Simulated", "base_variables", "log_tail", "read_result"]

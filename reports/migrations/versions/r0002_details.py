@@ -155,7 +155,7 @@ def _split(row: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     started = _time(row["started"])
     new = {
         **{name: row[name] for name in ("number", "id", "cell", "kind", "verdict", "evidence")},
-        "digest": _digest(row["document"]),
+        "digest": hashlib.sha256(f"{document}\n{details}".encode()).hexdigest(),
         "started": started,
         # What lay in the future is of a clock that was ahead.
         "ahead": started > datetime.now(UTC) + timedelta(minutes=5),
@@ -167,32 +167,24 @@ def _split(row: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 def _parts(text: str) -> tuple[str, str]:
     """Return a document without its details, and these; what cannot be read stays as it is."""
     try:
-        document = json.loads(text)
-        details = {name: document.pop(name) for name in ("proof", "samples") if name in document}
-        if document.get("error"):
-            details["log_tail"] = document["error"].pop("log_tail", "")
+        slim = _filled(json.loads(text))
+        names = ("proof", "samples")
+        details: dict[str, Any] = {name: slim.pop(name) for name in names if name in slim}
+        if "versions" in slim:
+            slim["versions"] = _filled(slim["versions"])
+        if "error" in slim:
+            details["log_tail"] = slim["error"].pop("log_tail", "")
     except (ValueError, AttributeError):
         return text, "{}"
-    return _json(document), _json(details)
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _digest(text: str) -> str:
-    """Return the digest that `reports.documents` gives; what is no record has that of its text."""
-    try:
-        document = json.loads(text)
-        filled = _filled({**document, "versions": _filled(document.get("versions") or {})})
-        text = json.dumps(filled, sort_keys=True, separators=(",", ":"))
-    except (ValueError, AttributeError):
-        pass
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _json(slim), _json(details)
 
 
 def _filled(part: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in part.items() if value not in (None, "", [], {})}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _time(text: str) -> datetime:

@@ -30,6 +30,11 @@ def test_every_record_has_an_id_of_its_own() -> None:
     assert record().id != record().id
 
 
+def test_file_without_an_id_is_the_same_record_each_time() -> None:
+    assert parse(document()) == parse(json.dumps(document()))
+    assert parse(document()).id != parse(document(seconds=1.0)).id
+
+
 def test_times_are_kept_in_utc() -> None:
     assert record(started="2026-11-21T18:00:00+08:00").started.isoformat() == (
         "2026-11-21T10:00:00+00:00"
