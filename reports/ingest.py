@@ -187,18 +187,21 @@ def _aside(store: Store, entry: Entry, error: ReportsError, content: bytes) -> P
 def entries(path: Path) -> Iterator[Entry]:
     """Yield what a file holds: one record, what a run's --json wrote, or a record on each line.
 
-    Lines are read from *.jsonl and *.jsonl.gz, up to one that is longer than any record.
+    Lines are read from *.jsonl and *.jsonl.gz, up to one that is longer than any record, and
+    documents from the table of records of an export, *.parquet.
     """
     try:
         if not path.is_file():
             raise FileNotFoundError(2, "No such file")
-        if path.name.endswith((".jsonl", ".jsonl.gz")):
+        if path.suffix == ".parquet":
+            yield from _table(path)
+        elif path.name.endswith((".jsonl", ".jsonl.gz")):
             opened: Any = gzip.open if path.suffix == ".gz" else open
             with opened(path, "rb") as file:
                 yield from _lines(file, path)
         else:
             yield from _single(path)
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         yield Entry(str(path), StoreError(f"{path}: cannot be read: {reason}."))
 
@@ -259,6 +262,13 @@ def _lines(file: IO[bytes], path: Path) -> Iterator[Entry]:
             return
         if line.strip():
             yield _entry(line, line, where, path)
+
+
+def _table(path: Path) -> Iterator[Entry]:
+    from reports import parquet  # needed by few
+
+    for number, text in enumerate(parquet.documents(path)):
+        yield _entry(text, text.encode(), f"{path}: row {number}", path)
 
 
 def _too_large(origin: str) -> RecordError:

@@ -363,6 +363,80 @@ class Store:
         except SQLAlchemyError as error:
             raise self._unavailable("read", error) from error
 
+    # ---------------------------------------------------------------------------------- retention
+
+    @property
+    def archives(self) -> Path | None:
+        """The folder of archives beside an SQLite file; None for a server."""
+        return self._file.parent / "archive" if self._file else None
+
+    def superseded(self, before: datetime) -> Iterator[Record]:
+        """Yield the whole records that started before then and speak for no cell any more.
+
+        Neither the newest of a cell, kind and evidence is among them, nor the newest that passed.
+        """
+        table = schema.records
+        query = _query().where(*_superseded(before)).order_by(table.c.started, table.c.number)
+        return (stored.record for stored in self._all(query))
+
+    def superseded_size(self, before: datetime) -> tuple[int, int]:
+        """Return how many these are, and how many characters their details have."""
+        length = sa.func.sum(sa.func.length(schema.details.c.document))
+        query = sa.select(sa.func.count(), length).select_from(
+            schema.records.join(schema.details, schema.details.c.record == schema.records.c.id)
+        )
+        with self._reading() as connection:
+            if connection is None:
+                return 0, 0
+            count, characters = connection.execute(query.where(*_superseded(before))).one()
+        return count, characters or 0
+
+    def move_details(self, ids: Sequence[str], before: datetime, archive: str, digest: str) -> None:
+        """Remove the details of records that are in an archive now, in one transaction.
+
+        Raises:
+            StoreError: the store refuses, as it does where one of them is the newest of its cell.
+        """
+        now = datetime.now(UTC)
+        row = {"at": now, "before": before, "archive": archive, "digest": digest}
+        pruned, details = schema.pruned, schema.details
+        self._prepare()
+        try:
+            with self._engine.execution_options(**_WRITES).begin() as connection:
+                made = schema.prunings.insert().returning(schema.prunings.c.number)
+                number = connection.execute(made, row).scalar_one()
+                rows = [{"record": id_, "pruning": number} for id_ in ids]
+                connection.execute(pruned.insert(), rows)
+                moved = sa.select(pruned.c.record).where(pruned.c.pruning == number)
+                connection.execute(details.delete().where(details.c.record.in_(moved)))
+        except SQLAlchemyError as error:
+            raise self._unavailable("pruned", error) from error
+
+    def restore(self, records: Sequence[Record]) -> int:
+        """Put the details of records back where they are missing; return of how many.
+
+        What is not in the store, or is another record there, is passed over.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        rows = {row["id"]: (row, part) for row, part in (_rows(r, r.started) for r in records)}
+        table, details = schema.records, schema.details
+        query = sa.select(table.c.id, table.c.digest).outerjoin(details)
+        query = query.where(table.c.id.in_(list(rows)), details.c.record.is_(None))
+        self._prepare()
+        try:
+            with self._engine.execution_options(**_WRITES).begin() as connection:
+                missing = connection.execute(query).all()
+                parts = [
+                    rows[row.id][1] for row in missing if rows[row.id][0]["digest"] == row.digest
+                ]
+                if parts:
+                    connection.execute(details.insert(), parts)
+        except SQLAlchemyError as error:
+            raise self._unavailable("written", error) from error
+        return len(parts)
+
     # ------------------------------------------------------------------------------------- errors
 
     def _unavailable(self, what: str, error: Exception) -> StoreError:
@@ -469,6 +543,21 @@ def _query() -> sa.Select[Any]:
         details.c.document.label("details"),
         sa.case((details.c.record.is_(None), archive)).label("archive"),
     ).outerjoin(details, details.c.record == table.c.id)
+
+
+def _superseded(before: datetime) -> tuple[sa.ColumnElement[bool], ...]:
+    """Return what holds for records whose details may be moved; the store itself sees to it too."""
+    table, newer = schema.records, schema.records.alias("newer")
+    later = sa.or_(
+        newer.c.started > table.c.started,
+        sa.and_(newer.c.started == table.c.started, newer.c.number > table.c.number),
+    )
+    same = (newer.c[name] == table.c[name] for name in ("cell", "kind", "evidence"))
+    as_good = sa.or_(newer.c.verdict == "passed", table.c.verdict != "passed")
+    exists = sa.exists().where(*same, ~newer.c.ahead, later, as_good)
+    date = sa.case((table.c.ahead, table.c.received), else_=table.c.started)
+    there = schema.details.c.record.is_not(None)
+    return date < before, sa.or_(table.c.ahead, exists), there
 
 
 def _rows(record: Record, now: datetime) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from reports import schema
+from reports import retention, schema
 from reports.store import Store
 
 
@@ -25,6 +29,50 @@ def add_commands(commands: Any, shared: argparse.ArgumentParser) -> None:
     upgrade = ours.add_parser("upgrade", parents=[shared], help="bring its tables up to date")
     upgrade.add_argument("revision", nargs="?", default=schema.REVISION, metavar="REVISION")
     upgrade.set_defaults(run=_upgrade)
+
+    prune = ours.add_parser(
+        "prune", parents=[shared], help="move proofs, samples and logs of old records to an archive"
+    )
+    prune.add_argument(
+        "--older-than", type=_age, required=True, metavar="AGE", help="such as 90d or 12w"
+    )
+    prune.add_argument("--archive", type=Path, metavar="DIR", help="where the archive is made")
+    prune.add_argument("--dry-run", action="store_true", help="only say what would be moved")
+    prune.set_defaults(run=_prune)
+
+    restore = ours.add_parser("restore", parents=[shared], help="put back what a pruning moved")
+    restore.add_argument("archives", nargs="+", type=Path, metavar="FILE")
+    restore.set_defaults(run=_restore)
+
+
+def _age(text: str) -> timedelta:
+    found = re.fullmatch(r"(\d+)([dw])", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no age; write 90d for days or 12w for weeks")
+    return timedelta(**{{"d": "days", "w": "weeks"}[found[2]]: int(found[1])})
+
+
+def _prune(options: argparse.Namespace) -> int:
+    store = Store(options.store)
+    before = datetime.now(UTC) - options.older_than
+    found = retention.prune(store, before, options.archive, dry_run=options.dry_run)
+    what = f"proofs, samples and logs of {found.records} records ({found.characters:,} characters)"
+    if found.archive is not None:
+        print(f"{store.name}: {what} are in {found.archive} now")
+    else:
+        print(f"{store.name}: {what} would be moved" if found.records else "nothing to move")
+    return 0
+
+
+def _restore(options: argparse.Namespace) -> int:
+    store, worst = Store(options.store), 0
+    for archive in options.archives:
+        count, problems = retention.restore(store, archive)
+        for problem in problems:
+            print(f"error: {problem}", file=sys.stderr)
+            worst = max(worst, problem.exit_code)
+        print(f"{store.name}: {count} records are whole again, from {archive}")
+    return worst
 
 
 def _current(options: argparse.Namespace) -> int:
