@@ -65,6 +65,7 @@ def _explained(model: Model, feature: Feature) -> bool:
         model.task in feature.applies_to
         and claimed(model, feature)
         and model.checkpoint.kind != "none"
+        and feature.body is not None
     )
 
 
@@ -80,6 +81,12 @@ def _unexplained(cell: Cell) -> InvalidData:
             f"rules.yaml: no rule explains why {cell.id} is not supported.",
             "The model has no checkpoint (kind: none), so that none of its cells can run.",
             f"Add a rule with `when: {{model: [{cell.model.name}]}}` and a reason.",
+        )
+    if cell.feature.body is None:
+        return InvalidData(
+            f"rules.yaml: no rule explains why {cell.id} is not supported.",
+            "The feature has no body (body: null), so that nothing could show that it works.",
+            f"Add a rule with `when: {{feature: [{cell.feature.name}]}}` and a reason.",
         )
     return InvalidData(
         f"rules.yaml: no rule explains why {cell.id} is not supported.",

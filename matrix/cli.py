@@ -1,4 +1,4 @@
-"""The command line `python -m matrix`: list, show, check, schema."""
+"""The command line `python -m matrix`: list, show, resolve, count, check, schema."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import ast
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from matrix.covering import covering, within
 from matrix.documents import display
 from matrix.errors import InvalidData, MatrixError, UnknownPattern, did_you_mean
 from matrix.loader import load
+from matrix.resolving import Answer, resolve
 from matrix.rotation import night
 from matrix.selecting import candidates, contains, find, required, select
+from matrix.tally import tally
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +62,18 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("cell", metavar="CELL")
     show.add_argument("--json", action="store_true", help="as JSON")
     show.set_defaults(run=_show)
+
+    resolve = commands.add_parser("resolve", help="which versions to install, and how")
+    resolve.add_argument("--model", required=True, help="a name, or a repository of the hub")
+    resolve.add_argument("--hardware", required=True, help="such as a2, or a product's name")
+    resolve.add_argument("--feature", help="by default what the model's task begins with")
+    resolve.add_argument("--cann", metavar="VERSION", help="by default the release's own")
+    resolve.add_argument("--json", action="store_true", help="as JSON")
+    resolve.set_defaults(run=_resolve)
+
+    count = commands.add_parser("count", help="how many cells and claims there are, by part")
+    count.add_argument("--json", action="store_true", help="as JSON")
+    count.set_defaults(run=_tally)
 
     check = commands.add_parser("check", help="validate the YAML, the schemas and the bodies")
     check.set_defaults(run=_check)
@@ -169,8 +183,50 @@ def _show(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check(options: argparse.Namespace) -> int:
+def _resolve(options: argparse.Namespace) -> int:
     matrix = load(options.root)
+    answer = resolve(matrix, options.model, options.hardware, options.feature, options.cann)
+    if options.json:
+        print(json.dumps(answer.document(), indent=2, ensure_ascii=False))
+    else:
+        print("\n".join(_told(answer)))
+    return 0
+
+
+def _told(answer: Answer) -> Iterator[str]:
+    """Yield the lines in which an answer is printed."""
+    document = answer.document()
+    yield f"{document['cell']}: {document['weights']} on {answer.cards} device(s)"
+    yield ""
+    for name, version in document["versions"].items():
+        yield f"  {name:<14}{version or 'not needed'}"
+    yield f"  {'image':<14}{answer.image or 'none'}"
+    yield ""
+    for command in (answer.container, *answer.install, answer.serve):
+        yield command
+        yield ""
+    if answer.request:
+        yield f"In a request: {answer.request}."
+    for showing in document["shown_by"]:
+        yield f"Shown: {showing}."
+    yield from (f"Note: {note}" for note in answer.notes)
+
+
+def _tally(options: argparse.Namespace) -> int:
+    found = tally(load(options.root))
+    if options.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+        return 0
+    for part, counts in found.items():
+        print(part)
+        for name, numbers in counts.items():
+            told = ", ".join(f"{number} {what}" for what, number in numbers.items())
+            print(f"  {name}: {told}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    matrix = load(options.root, datetime.now(UTC).date())
     cells = expand(matrix)
     if options.root is None:
         schemas_export.check()
@@ -181,7 +237,10 @@ def _check(options: argparse.Namespace) -> int:
         f"{display(matrix.root)} is valid: {len(matrix.models)} models, "
         f"{len(matrix.features)} features, {len(matrix.cann)} CANN versions, "
         f"{len(matrix.hardware)} hardware; {supported} of {len(cells)} cells are supported.\n"
-        f"Of {len(pairs)} cells with two features {sum(c.unsupported is None for c in pairs)} are."
+        f"Of {len(pairs)} cells with two features {sum(c.unsupported is None for c in pairs)} "
+        "are.\n"
+        f"{sum(len(f.checkpoints) for f in matrix.families.values())} released checkpoints of "
+        f"{len(matrix.families)} families, {len(matrix.releases)} releases."
     )
     return 0
 
@@ -194,7 +253,7 @@ def check_bodies(matrix: Matrix, repository: Path) -> None:
     """
     if not (repository / "tests" / "e2e").is_dir():
         return
-    bodies = {f"features.yaml: {f.name}": f.body for f in matrix.features.values()}
+    bodies = {f"features.yaml: {f.name}": f.body for f in matrix.features.values() if f.body}
     bodies["combinations.yaml: combinations"] = matrix.combinations.body
     for place, body in bodies.items():
         module, function = body.split(":")

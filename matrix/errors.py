@@ -9,6 +9,11 @@ from typing import ClassVar
 PASSED, GATE_FAILED, BAD_USAGE, INFRASTRUCTURE, INCONCLUSIVE, NOTHING_SELECTED = range(6)
 """Exit codes of every command of the harness."""
 
+NOT_SUPPORTED, NO_RELEASE, DOES_NOT_FIT, EXPIRED = range(6, 10)
+"""Exit codes of `python -m matrix`: why nothing can be installed, and a failure that was forgiven
+for too long.
+"""
+
 
 class HarnessError(Exception):
     """A problem told in three parts: what happened, why that usually is, and what to do."""
@@ -34,6 +39,34 @@ class DuplicateName(InvalidData):
 
 class UnknownReference(InvalidData):
     """A rule or selection names something that does not exist."""
+
+
+class Expired(InvalidData):
+    """An expected failure is past its day."""
+
+    exit_code: ClassVar[int] = EXPIRED
+
+
+class UnknownName(MatrixError):
+    """A model, feature, hardware or CANN version that was asked for does not exist."""
+
+
+class NotSupported(MatrixError):
+    """A rule says that what was asked for is not supported."""
+
+    exit_code: ClassVar[int] = NOT_SUPPORTED
+
+
+class NoRelease(MatrixError):
+    """No release was made for the CANN version that was asked for."""
+
+    exit_code: ClassVar[int] = NO_RELEASE
+
+
+class DoesNotFit(MatrixError):
+    """The weights need more devices than can be used."""
+
+    exit_code: ClassVar[int] = DOES_NOT_FIT
 
 
 class UnknownSelection(MatrixError):

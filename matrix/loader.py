@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -15,19 +16,38 @@ from matrix.cells import Cell
 from matrix.claims import Matrix
 from matrix.combining import check_combinations, everything
 from matrix.documents import Document, display
-from matrix.errors import DuplicateName, InvalidData, UnknownReference, did_you_mean
+from matrix.errors import DuplicateName, InvalidData
+from matrix.expecting import check_expected
+from matrix.facts import check_facts, require
 from matrix.selecting import check_selections
 
 FILES: Mapping[str, type[BaseModel]] = {
+    "models": schema.ModelsFile,
+    "families": schema.FamiliesFile,
     "features": schema.FeaturesFile,
+    "serving": schema.ServingFile,
     "cann": schema.CannFile,
     "hardware": schema.HardwareFile,
     "releases": schema.ReleasesFile,
+    "torch_npu": schema.TorchNpuFile,
+    "branches": schema.BranchesFile,
     "rules": schema.RulesFile,
+    "expected": schema.ExpectedFile,
     "selections": schema.SelectionsFile,
     "accuracy": schema.AccuracyFile,
+    "benchmarks": schema.BenchmarksFile,
 }
-"""File stem, which is also its top key, to the schema of the file."""
+"""File stem, which is also its top key, to the schema of the file.
+
+Beside `<stem>.yaml` there may be a folder `<stem>` of files of the same shape, which are read after
+it in the order of their names.
+"""
+
+_FOLDERS = ("models", "families")
+"""Sorts that have a folder only."""
+
+_NAMES = {"cann": "version", "torch_npu": "torch_npu", "serving": "feature"}
+"""The key that names an entry, where it is not `name`."""
 
 
 @dataclass
@@ -37,9 +57,9 @@ class _Entries:
     found: dict[str, Any] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
 
-    def add(self, document: Document[Any], key: str, name_of: Callable[[Any], str]) -> None:
+    def add(self, document: Document[Any], key: str) -> None:
         for index, entry in enumerate(getattr(document.content, key)):
-            name, place = name_of(entry), document.where((key, index))
+            name, place = getattr(entry, _NAMES.get(key, "name")), document.where((key, index))
             if name in self.found:
                 raise DuplicateName(
                     f"{place}: {name!r} is already defined at {self.places[name]}.",
@@ -49,69 +69,72 @@ class _Entries:
             self.found[name], self.places[name] = entry, place
 
 
-def load(root: Path | None = None) -> Matrix:
+def load(root: Path | None = None, today: date | None = None) -> Matrix:
     """Read, validate and cross-check every YAML file of the matrix.
 
     Args:
         root: the folder with the YAML files; by default the one beside this module.
+        today: the day on which an expected failure that has expired is an error; without it
+            none is, so that tables can still be made, in which its cells are errors.
 
     Raises:
         InvalidData: a file is missing or does not fit its schema.
+        Expired: an expected failure was not to be expected any longer.
         DuplicateName: two entries of one sort have the same name.
         UnknownReference: a rule, release or selection names something that does not exist.
     """
     root = root or Path(__file__).parent
-    entries = {key: _Entries() for key in ("models", *FILES)}
-    paths = sorted((root / "models").glob("*.yaml"))
-    if not paths:
-        raise InvalidData(
-            f"{display(root / 'models')}: no model file (*.yaml) is there.",
-            "Either the folder is not that of a matrix, or its models were not checked out.",
-        )
-    for path in paths:
-        entries["models"].add(Document(path, schema.ModelsFile), "models", lambda e: str(e.name))
+    entries = {key: _Entries() for key in FILES}
     for key, model in FILES.items():
-        name_of = (lambda e: str(e.version)) if key == "cann" else (lambda e: str(e.name))
-        entries[key].add(Document(root / f"{key}.yaml", model), key, name_of)
+        for path in paths(root, key):
+            entries[key].add(Document(path, model), key)
     pairs = Document(root / "combinations.yaml", schema.CombinationsFile)
     found: dict[str, dict[str, Any]] = {key: value.found for key, value in entries.items()}
-    found_rules = {"rules": tuple(found["rules"].values())}
-    given = pairs.content.combinations
-    matrix = Matrix(root=root, combinations=given, **{**found, **found_rules})  # type: ignore[arg-type]
-    _check_releases(matrix, entries["releases"].places)
-    _check_rules(matrix, entries["rules"].places)
+    ranges = found.pop("hardware")
+    matrix = Matrix(
+        root=root,
+        rules=tuple(found.pop("rules").values()),
+        hardware={name: h for name, h in ranges.items() if h.same_chip_as is None},
+        sharing={name: h for name, h in ranges.items() if h.same_chip_as is not None},
+        policy=Document(root / "branches.yaml", schema.BranchesFile).content.policy,
+        combinations=pairs.content.combinations,
+        **found,
+    )
+    places = {key: value.places for key, value in entries.items()}
+    _check_rules(matrix, places["rules"])
+    check_facts(matrix, places)
     check_combinations(matrix, pairs.where(("combinations",)))
     cells = everything(matrix)
     check_selections(matrix, cells)
-    _check_suites(matrix, cells, entries["accuracy"].places)
+    _check_suites(matrix, cells, places["accuracy"])
+    check_expected(matrix, cells, places["expected"], today)
     return matrix
 
 
-def _check_releases(matrix: Matrix, places: Mapping[str, str]) -> None:
-    current = [name for name, r in matrix.releases.items() if r.status == "current"]
-    if len(current) != 1:
+def paths(root: Path, key: str) -> list[Path]:
+    """Return the files of one sort: `<key>.yaml` where the sort has one, and its folder's."""
+    single, several = root / f"{key}.yaml", sorted((root / key).glob("*.yaml"))
+    if key in _FOLDERS and not several:
         raise InvalidData(
-            f"{display(matrix.root / 'releases.yaml')}: {len(current)} releases are current "
-            f"({', '.join(current) or 'none'}); exactly one has to be.",
+            f"{display(root / key)}: no file (*.yaml) is there.",
+            "Either the folder is not that of a matrix, or its files were not checked out.",
         )
-    for name, release in matrix.releases.items():
-        for version in release.cann:
-            _require(version, matrix.cann, f"{places[name]}.cann", "CANN version")
+    return several if key in _FOLDERS else [single, *several]
 
 
 def _check_rules(matrix: Matrix, places: Mapping[str, str]) -> None:
-    families = {model.family for model in matrix.models.values()}
+    families = {model.family for model in matrix.models.values()} | set(matrix.families)
     for rule in matrix.rules:
         axes: tuple[tuple[str, tuple[str, ...] | None, Iterable[str]], ...] = (
             ("model", rule.when.model, matrix.models),
             ("family", rule.when.family, families),
             ("feature", rule.when.feature, matrix.features),
             ("cann", rule.when.cann, matrix.cann),
-            ("hardware", rule.when.hardware, matrix.hardware),
+            ("hardware", rule.when.hardware, matrix.hardware | matrix.sharing),
         )
         for axis, patterns, names in axes:
             for pattern in patterns or ():
-                _require(pattern, names, f"{places[rule.name]}.when.{axis}", axis)
+                require(pattern, names, f"{places[rule.name]}.when.{axis}", axis)
 
 
 def _check_suites(matrix: Matrix, cells: Sequence[Cell], places: Mapping[str, str]) -> None:
@@ -119,7 +142,7 @@ def _check_suites(matrix: Matrix, cells: Sequence[Cell], places: Mapping[str, st
     owners: dict[str, str] = {}
     for name, suite in matrix.accuracy.items():
         for pattern in suite.cells:
-            _require(pattern, ids, f"{places[name]}.cells", "cell")
+            require(pattern, ids, f"{places[name]}.cells", "cell")
         for id_ in ids:
             if not any(fnmatchcase(id_, pattern) for pattern in suite.cells):
                 continue
@@ -130,13 +153,3 @@ def _check_suites(matrix: Matrix, cells: Sequence[Cell], places: Mapping[str, st
                     "Narrow the patterns of one of the two.",
                 )
             owners[id_] = name
-
-
-def _require(pattern: str, names: Iterable[str], place: str, sort: str) -> None:
-    """Raise UnknownReference unless `pattern` matches one of `names`."""
-    names = list(names)
-    if not any(fnmatchcase(name, pattern) for name in names):
-        raise UnknownReference(
-            f"{place}: no {sort} is called, or matched by, {pattern!r}.",
-            did_you_mean(pattern, names),
-        )

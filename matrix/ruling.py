@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from fnmatch import translate
 from functools import cache, partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from matrix.claims import Matrix
@@ -22,17 +23,26 @@ EntryT = TypeVar("EntryT")
 class Ruling:
     """The rules of a matrix, ready to be asked about any of its combinations."""
 
-    def __init__(self, matrix: Matrix) -> None:
+    def __init__(
+        self, matrix: Matrix, released: Mapping[str, Model] = MappingProxyType({})
+    ) -> None:
+        """Prepare the rules of `matrix` for its models, and for `released` ones."""
         self.rules = matrix.rules
         self._release = matrix.release
-        self._models = self._masks(matrix.models, lambda rule, model: _model(rule.when, model))
+        self._known = {**matrix.models, **released}
+        self._models = self._masks(self._known, lambda rule, model: _model(rule.when, model))
         self._features = self._masks(
             matrix.features, lambda rule, feature: _named(rule.when.feature, feature.name)
         )
         self._cann = self._masks(matrix.cann, self._on)
         self._hardware = self._masks(
-            matrix.hardware, lambda rule, hardware: _named(rule.when.hardware, hardware.name)
+            matrix.hardware | matrix.sharing,
+            lambda rule, hardware: any(
+                _named(rule.when.hardware, name)
+                for name in (hardware.name, hardware.same_chip_as or hardware.name)
+            ),
         )
+        self.of_several_cards = self._mask(lambda rule: rule.when.several_cards is True)
         self._everywhere = self._mask(lambda rule: rule.when.claimed is None)
 
     def claims(self, model: Model, feature: Feature, everywhere: bool = False) -> int:
@@ -43,7 +53,10 @@ class Ruling:
             feature: the feature.
             everywhere: leave out rules about which models claim which features.
         """
-        held = self._models[model.name] & self._features[feature.name]
+        own = self._models[model.name]
+        if model is not self._known[model.name]:  # in another form than the one that is known
+            own = self._mask(lambda rule: _model(rule.when, model))
+        held = own & self._features[feature.name]
         if everywhere:
             held &= self._everywhere
         return held and held & self._mask(lambda rule: _together(rule.when, model, feature))
@@ -75,6 +88,18 @@ def claimed(model: Model, feature: Feature) -> bool:
     return model.features is None or feature.name in model.features
 
 
+def applies(model: Model, feature: Feature) -> bool:
+    """Whether the feature is one of the model's task.
+
+    A released model that reads images or sounds generates text, and has the features of that too;
+    of its stand-in, only what is about images or sounds is asked.
+    """
+    tasks = (
+        {model.task, "generate"} if model.released and model.task == "multimodal" else {model.task}
+    )
+    return not tasks.isdisjoint(feature.applies_to)
+
+
 def within(rule: Rule, cann: str, release: Release) -> bool:
     """Whether the versions of a cell lie from `since` on and before `until`."""
     versions = {"cann": cann, "plugin": release.plugin, "vllm": release.vllm}
@@ -89,15 +114,18 @@ def _swapped(holds: Callable[[Rule, EntryT], bool], entry: EntryT, rule: Rule) -
 
 def _model(when: Match, model: Model) -> bool:
     return (
-        _named(when.model, model.name)
+        any(_named(when.model, name) for name in (model.name, model.shown_on or model.name))
+        and when.released in (None, model.released)
+        and (when.several_cards is None or model.released)
         and _named(when.family, model.family)
         and _named(when.task, model.task)
         and when.quantised in (None, model.quantised)
+        and (when.scheme is None or _named(when.scheme, model.scheme or ""))
     )
 
 
 def _together(when: Match, model: Model, feature: Feature) -> bool:
-    return when.applies in (None, model.task in feature.applies_to) and when.claimed in (
+    return when.applies in (None, applies(model, feature)) and when.claimed in (
         None,
         claimed(model, feature),
     )

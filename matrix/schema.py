@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from typing import Annotated, Literal, Self
 
@@ -12,6 +13,14 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]+([.-][a-z0-9]+)*$")]
 
 Version = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9A-Za-z]+)*([.+-][0-9A-Za-z.]+)?$")]
 """A version number as its publisher writes it, quoted in YAML."""
+
+Repository = Annotated[str, Field(pattern=r"^[^/\s]+/[^/\s]+$", description="owner/name.")]
+"""A repository of a model hub."""
+
+PythonRange = Annotated[str, Field(pattern=r"^>=3\.[0-9]+,<3\.[0-9]+$")]
+"""Versions of Python, as in >=3.11,<3.12."""
+
+Source = Annotated[str, Field(min_length=10, description="Where the facts of the entry were read.")]
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Task = Literal["generate", "embed", "classify", "multimodal"]
@@ -101,6 +110,17 @@ class StandInCheckpoint(StandInRecipe):
     kind: Literal["stand-in"]
 
 
+FORMATS: Mapping[str, tuple[str, ...]] = {
+    "W8A8": ("modelslim", "compressed-tensors"),
+    "W8A8_DYNAMIC": ("modelslim", "compressed-tensors"),
+    "W8A8_MXFP8": ("modelslim",),
+    "W8A16": ("modelslim", "compressed-tensors", "gptq"),
+    "W4A8_DYNAMIC": ("modelslim",),
+    "W4A16": ("compressed-tensors", "awq", "gptq"),
+}
+"""Schemes that a stand-in can have, with the formats of files in which each is made."""
+
+
 class Quantisation(Strict):
     """How the weights of linear layers are quantised, and how they lie in the files."""
 
@@ -114,14 +134,7 @@ class Quantisation(Strict):
 
     @model_validator(mode="after")
     def _exists(self) -> Quantisation:
-        formats = {
-            "W8A8": ("modelslim", "compressed-tensors"),
-            "W8A8_DYNAMIC": ("modelslim", "compressed-tensors"),
-            "W8A8_MXFP8": ("modelslim",),
-            "W8A16": ("modelslim", "compressed-tensors", "gptq"),
-            "W4A8_DYNAMIC": ("modelslim",),
-            "W4A16": ("compressed-tensors", "awq", "gptq"),
-        }[self.scheme]
+        formats = FORMATS[self.scheme]
         if self.format not in formats:
             raise ValueError(f"{self.scheme} is a scheme of {', '.join(formats)}")
         if self.group_size is not None and self.scheme.startswith("W8A8"):
@@ -148,18 +161,56 @@ class PackageGgufCheckpoint(Strict):
     architectures: tuple[str, ...] = Field(min_length=1)
 
 
+WeightScheme = Literal[
+    "W8A8",
+    "W8A8_DYNAMIC",
+    "W8A8SC",
+    "W8A8C8",
+    "W8A8_MXFP8",
+    "W8A8_FP8",
+    "W8A16",
+    "W4A8_DYNAMIC",
+    "W4A4",
+    "W4A16",
+    "W4A16_MXFP4",
+]
+"""Schemes of released weights, by ModelSlim's names where it has one."""
+
+WEIGHT_BYTES: Mapping[str, float] = {"W8": 1.0, "W4": 0.55}
+"""Bytes of one quantised weight, scales of groups included."""
+
+
 class NoCheckpoint(Strict):
     """For a family that is named only to say why it is not supported: rules exclude each cell."""
 
     kind: Literal["none"]
 
 
+class QuantisedForm(Strict):
+    """Quantised weights that somebody released of a checkpoint."""
+
+    repo: Repository
+    scheme: WeightScheme = Field(description="Bits of weights and activations.")
+    format: Literal["modelslim", "compressed-tensors", "awq", "gptq", "native"] = Field(
+        description="How the weights lie in the files; native: as the model was trained."
+    )
+
+
 class HubCheckpoint(Strict):
     """A repository of a model hub, for machines that can reach one."""
 
     kind: Literal["hub"]
-    repo: str = Field(pattern=r"^[^/\s]+/[^/\s]+$", description="owner/name.")
+    repo: Repository
     revision: str = Field(description="A commit, so that the same weights come back.")
+
+
+class ReleasedCheckpoint(Strict):
+    """Weights that were released and are claimed for, of which nothing here has a copy."""
+
+    kind: Literal["released"]
+    repo: Repository
+    native: WeightScheme | None = None
+    forms: tuple[QuantisedForm, ...] = ()
 
 
 Checkpoint = Annotated[
@@ -167,6 +218,7 @@ Checkpoint = Annotated[
     | QuantisedStandInCheckpoint
     | PackageGgufCheckpoint
     | HubCheckpoint
+    | ReleasedCheckpoint
     | NoCheckpoint,
     Field(discriminator="kind"),
 ]
@@ -213,9 +265,14 @@ class Model(Strict):
     )
     license: str | None = None
     media: Media | None = Field(default=None, description="For the task multimodal.")
+    shown_on: Name | None = Field(
+        default=None, description="For a released checkpoint: the stand-in of its architecture."
+    )
 
     @model_validator(mode="after")
     def _media_belongs_to_its_task(self) -> Model:
+        if self.released:
+            return self
         if (self.media is None) == (self.task == "multimodal"):
             raise ValueError(f"media belongs to the task multimodal, and the task is {self.task}")
         return self
@@ -228,9 +285,25 @@ class Model(Strict):
         return self.checkpoint.kind in ("stand-in", "quantised-stand-in", "none")
 
     @property
+    def released(self) -> bool:
+        """Whether it stands for weights that were released and that nothing here has a copy of."""
+        return self.checkpoint.kind == "released"
+
+    @property
     def quantised(self) -> bool:
-        """Whether its weights are quantised."""
+        """Whether its weights are quantised, or were released in a quantised form."""
+        if isinstance(self.checkpoint, ReleasedCheckpoint):
+            return bool(self.checkpoint.forms)
         return self.checkpoint.kind == "quantised-stand-in"
+
+    @property
+    def scheme(self) -> str | None:
+        """The scheme of its weights, where they are quantised as they were first released."""
+        if isinstance(self.checkpoint, ReleasedCheckpoint):
+            return self.checkpoint.native
+        if isinstance(self.checkpoint, QuantisedStandInCheckpoint):
+            return self.checkpoint.quantisation.scheme
+        return None
 
 
 class Feature(Strict):
@@ -240,8 +313,9 @@ class Feature(Strict):
     title: str
     description: str
     proof: str = Field(description="What shows that the feature was on; in words.")
-    body: str = Field(
-        pattern=r"^[a-z_][a-z0-9_.]*:[a-z_][a-z0-9_]*$", description="module.path:function"
+    body: str | None = Field(
+        pattern=r"^[a-z_][a-z0-9_.]*:[a-z_][a-z0-9_]*$",
+        description="module.path:function, or null: nothing shows it yet, so a rule excludes it.",
     )
     applies_to: tuple[Task, ...] = Field(min_length=1)
     transport: Literal["inprocess", "http"] = "inprocess"
@@ -277,24 +351,116 @@ class Hardware(Strict):
     name: Name
     title: str
     soc: str = Field(description="Name of the chip as torch_npu reports it.")
-    cards: int = Field(ge=1, description="Cards in one machine of the fleet.")
+    cards: int = Field(ge=1, description="Devices in one machine, /dev/davinci0 and on.")
+    memory_gib: int = Field(ge=1, description="Memory of one device, in GiB.")
+    image: str = Field(
+        pattern=r"^[a-z0-9]+$", description="The chip in the names of CANN's container images."
+    )
+    products: tuple[str, ...] = Field(min_length=1, description="Names under which it is sold.")
+    same_chip_as: Name | None = Field(
+        default=None,
+        description="Another range of the same chip, whose runs speak for this one; it has none.",
+    )
     evidence: tuple[Evidence, ...] = Field(
         min_length=1, description="What a run on the runners at hand can yield."
     )
-    source: str
+    source: Source
 
 
 class Release(Strict):
     """One set of versions that fit together."""
 
     name: Name
+    publisher: Literal["project", "upstream"] = Field(
+        description="Whether this project released it, or vllm-project/vllm-ascend."
+    )
     status: Literal["current", "past"]
     plugin: Version
     vllm: Version
+    python: PythonRange
+    stable_cann: Version = Field(description="The CANN version to install.")
+    cann: tuple[Version, ...] = Field(
+        min_length=1, description="CANN versions that the plugin is run against, stable included."
+    )
     torch: Version
     torch_npu: Version
-    python: Version
-    cann: tuple[Version, ...] = Field(min_length=1)
+    triton_ascend: Version | None = Field(default=None, description="None where none is needed.")
+    mooncake: Version | None = None
+    branch: str | None = Field(
+        default=None, description="The branch that gets its corrections, if a source says so."
+    )
+    image: str | None = Field(
+        default=None,
+        pattern=r"\{cann\}.*\{chip\}",
+        description="Name of the container image with CANN in it, with {cann} and {chip}.",
+    )
+    released: date | None = None
+    source: Source
+    notes: str | None = None
+
+    @model_validator(mode="after")
+    def _stable_is_run(self) -> Release:
+        if self.stable_cann not in self.cann:
+            raise ValueError(
+                f"stable_cann {self.stable_cann} is not among cann ({', '.join(self.cann)})"
+            )
+        return self
+
+    @property
+    def kind(self) -> Literal["candidate", "final", "post"]:
+        """What the version number says: rcN, none, or .postN (PEP 440)."""
+        if "rc" in self.plugin:
+            return "candidate"
+        return "post" if ".post" in self.plugin else "final"
+
+    @property
+    def minor(self) -> tuple[int, int]:
+        """Major and minor number of the plugin."""
+        major, minor = self.plugin.split(".")[:2]
+        return int(major), int(minor)
+
+
+class TorchNpuPair(Strict):
+    """A version of torch-npu with the PyTorch and CANN for which it was published."""
+
+    torch_npu: Version
+    torch: Version
+    cann: Version
+    branch: str
+
+
+class VersionKind(Strict):
+    """One form of version numbers, and what it promises."""
+
+    kind: Literal["candidate", "final", "post"]
+    form: str
+    meaning: str
+
+
+class BranchKind(Strict):
+    """One sort of branches, and what happens on it."""
+
+    kind: Literal["main", "release", "feature"]
+    pattern: str = Field(description="fnmatch pattern of the names.")
+    meaning: str
+
+
+class VersionPolicy(Strict):
+    """How versions and branches are named, and how long a branch is maintained."""
+
+    maintained_minors: int = Field(ge=1, description="So many newest minors are maintained.")
+    versions: tuple[VersionKind, ...]
+    branches: tuple[BranchKind, ...]
+
+
+class Branch(Strict):
+    """A branch of the plugin's repository, as its publisher describes it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
+    publisher: Literal["project", "upstream"]
+    state: Literal["maintained", "unmaintained", "end-of-life"]
+    vllm: tuple[Version, ...] = Field(description="Versions of vLLM that it is checked against.")
+    source: Source
     notes: str | None = None
 
 
@@ -315,6 +481,17 @@ class Match(Strict):
     )
     claimed: bool | None = Field(
         default=None, description="Whether the model's list of features, if any, has the feature."
+    )
+    released: bool | None = Field(
+        default=None,
+        description="Whether it is a claim about a released checkpoint. A rule that names a "
+        "stand-in, and does not say `released: false`, holds for the checkpoints shown on it too.",
+    )
+    scheme: tuple[str, ...] | None = Field(
+        default=None, description="The scheme of the model's weights, where they are quantised."
+    )
+    several_cards: bool | None = Field(
+        default=None, description="Whether a released checkpoint needs more than one device there."
     )
 
     @model_validator(mode="after")
@@ -382,6 +559,110 @@ class Combinations(Strict):
     otherwise: str = Field(
         min_length=10, description="The reason for pairs of which the body lacks a feature."
     )
+
+
+class ExpectedFailure(Strict):
+    """A failure that is known and owned, and forgiven until a day.
+
+    The cells are run all the same: one that passes is told, and from `expires` on the failure is
+    an error.
+    """
+
+    name: Name
+    cells: tuple[str, ...] = Field(min_length=1, description="fnmatch patterns on cell ids.")
+    reason: str = Field(min_length=10)
+    issue: str = Field(pattern=r"^https://", description="Where it is worked on.")
+    owner: str = Field(min_length=1, description="Who answers for it.")
+    expires: date = Field(description="The first day on which it is an error.")
+
+
+class Serving(Strict):
+    """How a user turns a feature on."""
+
+    feature: Name
+    arguments: tuple[str, ...] = Field(
+        default=(), description="Arguments of `vllm serve`, in order."
+    )
+    request: str | None = Field(default=None, description="What a request says, in words.")
+
+
+class Benchmark(Strict):
+    """A task of accuracy, or a load for performance, that is named for released checkpoints."""
+
+    name: Name
+    kind: Literal["accuracy", "performance"]
+    title: str
+    applies_to: tuple[Task, ...] = Field(min_length=1)
+    items: int | None = Field(default=None, ge=1, description="Questions of a task of accuracy.")
+    input_tokens: int | None = Field(default=None, ge=1)
+    output_tokens: int | None = Field(default=None, ge=1)
+    concurrency: int | None = Field(default=None, ge=1, description="Requests at once.")
+    source: Source
+
+    @model_validator(mode="after")
+    def _complete(self) -> Benchmark:
+        load = (self.input_tokens, self.output_tokens, self.concurrency)
+        if self.kind == "accuracy" and (self.items is None or any(load)):
+            raise ValueError("a task of accuracy has items, and no tokens or concurrency")
+        if self.kind == "performance" and (self.items is not None or not all(load)):
+            raise ValueError("a load has input_tokens, output_tokens and concurrency, and no items")
+        return self
+
+
+class Released(Strict):
+    """One released checkpoint of a family. Sizes are facts of the family's source."""
+
+    name: Name
+    repo: Repository
+    billions: float = Field(gt=0, description="Weights in all, in billions.")
+    active: float | None = Field(
+        default=None, gt=0, description="Weights that one token uses, in billions, if fewer."
+    )
+    layers: int | None = Field(default=None, ge=1, description="Layers of the decoder.")
+    context: int = Field(ge=64, description="Tokens that it was released for.")
+    task: Task | None = Field(default=None, description="Where it is another than the family's.")
+    native: WeightScheme | None = Field(
+        default=None, description="The scheme of the released weights, if they are quantised."
+    )
+    forms: tuple[QuantisedForm, ...] = Field(
+        default=(), description="Quantised weights that were released beside it."
+    )
+    cards: dict[Name, int] = Field(
+        default_factory=dict,
+        description="Devices needed where a source says so; elsewhere they follow from the size.",
+    )
+    stand_in: Name | None = Field(
+        default=None, description="Where another stand-in than the family's shows it."
+    )
+    serve: tuple[str, ...] = Field(
+        default=(), description="Arguments of `vllm serve` that it needs, as one text each."
+    )
+    notes: str | None = None
+
+    @model_validator(mode="after")
+    def _active_are_some(self) -> Released:
+        if self.active is not None and self.active >= self.billions:
+            raise ValueError(f"active is {self.active}, which is not less than billions")
+        return self
+
+
+class Family(Strict):
+    """Released checkpoints of one architecture, and the stand-in that shows it."""
+
+    name: Name
+    title: str
+    task: Task
+    architecture: str = Field(description="The class name by which vLLM knows the architecture.")
+    stand_in: Name | None = Field(
+        description="A model of matrix/models, or null: nothing shows it."
+    )
+    accuracy: tuple[Name, ...] = Field(default=(), description="Tasks of matrix/benchmarks.yaml.")
+    performance: tuple[Name, ...] = Field(default=(), description="Loads of benchmarks.yaml.")
+    reasoning_parser: str | None = Field(default=None, description="vLLM's, by name.")
+    tool_parser: str | None = Field(default=None, description="vLLM's, by name.")
+    trust_remote_code: bool = False
+    source: Source
+    checkpoints: tuple[Released, ...] = Field(min_length=1)
 
 
 class Selection(Strict):
@@ -484,6 +765,43 @@ class HardwareFile(Strict):
     """The shape of matrix/hardware.yaml."""
 
     hardware: tuple[Hardware, ...] = Field(min_length=1)
+
+
+class TorchNpuFile(Strict):
+    """The shape of matrix/torch_npu.yaml."""
+
+    torch_npu: tuple[TorchNpuPair, ...]
+
+
+class BranchesFile(Strict):
+    """The shape of matrix/branches.yaml."""
+
+    policy: VersionPolicy
+    branches: tuple[Branch, ...]
+
+
+class ExpectedFile(Strict):
+    """The shape of matrix/expected.yaml."""
+
+    expected: tuple[ExpectedFailure, ...]
+
+
+class ServingFile(Strict):
+    """The shape of matrix/serving.yaml."""
+
+    serving: tuple[Serving, ...]
+
+
+class BenchmarksFile(Strict):
+    """The shape of matrix/benchmarks.yaml."""
+
+    benchmarks: tuple[Benchmark, ...]
+
+
+class FamiliesFile(Strict):
+    """The shape of matrix/families/*.yaml."""
+
+    families: tuple[Family, ...]
 
 
 class ReleasesFile(Strict):

@@ -160,7 +160,7 @@ class _Run:
         feature = job.cell.feature
         request = Request(
             job.cell.id,
-            feature.body,
+            str(feature.body),
             self.settings.contract,
             context,
             variables,

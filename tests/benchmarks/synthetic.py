@@ -53,10 +53,21 @@ def write(root: Path, size: Size, seed: int = 0) -> Path:
     _write(root / "releases.yaml", "releases", [_release(names["cann"])])
     _write(root / "rules.yaml", "rules", [*_rules(names, size.rules, chance), UNCLAIMED])
     (root / "combinations.yaml").write_text(json.dumps({"combinations": _pairs(names)}))
+    _write_empty(root)
     everything = {"name": "all", "title": "All", "description": "All.", "cells": ["*"]}
     _write(root / "selections.yaml", "selections", [everything])
     _write(root / "accuracy.yaml", "accuracy", [_suite()])
     return root
+
+
+def _write_empty(root: Path) -> None:
+    """Write the files of facts that no cell comes from."""
+    (root / "families").mkdir()
+    _write(root / "families" / "none.yaml", "families", [])
+    for key in ("serving", "torch_npu", "benchmarks", "expected"):
+        _write(root / f"{key}.yaml", key, [])
+    policy = {"maintained_minors": 3, "versions": [], "branches": []}
+    (root / "branches.yaml").write_text(json.dumps({"policy": policy, "branches": []}))
 
 
 UNCLAIMED: Mapping[str, Any] = {
@@ -110,13 +121,29 @@ def _feature(name: str) -> dict[str, Any]:
 
 def _hardware(name: str) -> dict[str, Any]:
     soc = f"Chip{name}"
-    about = {"cards": 8, "evidence": ["simulated"], "source": "made up"}
+    about = {
+        "cards": 8,
+        "memory_gib": 64,
+        "image": "chip",
+        "products": [f"Product {name}"],
+        "evidence": ["simulated"],
+        "source": "made up by a seed",
+    }
     return {"name": name, "title": name, "soc": soc, **about}
 
 
 def _release(cann: Sequence[str]) -> dict[str, Any]:
     versions = {"plugin": "0.1.0", "vllm": "0.32.0", "torch": "2.13.0", "torch_npu": "2.13.0"}
-    return {"name": "only", "status": "current", **versions, "python": "3.11", "cann": list(cann)}
+    return {
+        "name": "only",
+        "publisher": "project",
+        "status": "current",
+        **versions,
+        "python": ">=3.11,<3.12",
+        "stable_cann": cann[0],
+        "cann": list(cann),
+        "source": "made up by a seed",
+    }
 
 
 def _pairs(names: Mapping[str, Sequence[str]]) -> dict[str, Any]:

@@ -62,7 +62,10 @@ def make_cell(
             soc={"a2": "Ascend910B1", "a3": "Ascend910_9391"}[hardware],
             cards=8,
             evidence=("simulated",),
-            source="made up",
+            memory_gib=64,
+            image="chip",
+            products=("Product",),
+            source="made up for tests",
         ),
     )
 

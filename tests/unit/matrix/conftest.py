@@ -45,7 +45,8 @@ def data(tmp_path: Path) -> Data:
     root.mkdir()
     for path in source.glob("*.yaml"):
         shutil.copy(path, root)
-    shutil.copytree(source / "models", root / "models")
+    for folder in ("models", "families", "rules"):
+        shutil.copytree(source / folder, root / folder)
     return Data(root)
 
 

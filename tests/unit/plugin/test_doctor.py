@@ -403,6 +403,8 @@ def test_the_plugin_and_the_matrix_name_the_same_versions() -> None:
     listed = yaml.safe_load((ROOT / "matrix/releases.yaml").read_text())["releases"]
     current = next(release for release in listed if release["status"] == "current")
     ours = releases()["release"]
-    for key in ("plugin", "vllm", "torch", "torch_npu", "python", "cann"):
+    for key in ("plugin", "vllm", "torch", "torch_npu", "cann"):
         assert ours[key] == current[key], key
+    assert current["python"].startswith(f">={ours['python']},")
+    assert ours["cann_paired"] == current["stable_cann"]
     assert ours["plugin"] == (ROOT / "VERSION").read_text().strip()
