@@ -14,7 +14,7 @@ import matrix
 from reports import comment, ingest, markdown, spool, store_cli
 from reports.errors import RecordError, ReportsError, StoreError
 from reports.record import Record, parse
-from reports.statuses import Status
+from reports.statuses import KINDS, Status
 from reports.store import Store
 from reports.support import Support, as_json, derive
 
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", parents=[derived], help="the status of each cell")
     status.add_argument("--cell", action="append", default=[], metavar="PATTERN")
     status.add_argument("--all", action="store_true", help="unsupported cells too")
+    status.add_argument("--counts", action="store_true", help="how many cells are in each state")
     status.add_argument("--json", action="store_true", help="as JSON")
     status.set_defaults(run=_status)
 
@@ -106,6 +107,9 @@ def _derive(options: argparse.Namespace) -> Support:
 
 def _status(options: argparse.Namespace) -> int:
     support = _derive(options)
+    if options.counts:
+        _print_counts(support, as_json=options.json)
+        return 0
     if options.cell:
         # Reports a mistyped pattern, and lets an unsupported cell be asked for by its name.
         matrix.candidates(support.matrix, list(support.cells.values()), options.cell)
@@ -126,6 +130,18 @@ def _status(options: argparse.Namespace) -> int:
     else:
         _print_statuses(chosen)
     return 0
+
+
+def _print_counts(support: Support, *, as_json: bool) -> None:
+    """Print how many cells exist, are supported and are in each state, for every kind of runs."""
+    counts = {kind: support.numbers(kind) for kind in KINDS}
+    if as_json:
+        print(json.dumps(counts, indent=2))
+        return
+    names = next(iter(counts.values()))
+    print("\t".join(["kind", *(name.replace("-", " ") for name in names)]))
+    for kind, found in counts.items():
+        print("\t".join([kind, *map(str, found.values())]))
 
 
 def _print_statuses(chosen: Sequence[Status]) -> None:

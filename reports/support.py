@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
-from matrix import CannVersion, Cell, Feature, Hardware, Matrix, Model, expand
+from matrix import CannVersion, Cell, Feature, Hardware, Matrix, Model, everything
 from reports.record import Kind, Record
 from reports.statuses import KINDS, SYMBOLS, Policy, Status, statuses
 from reports.store import Store
@@ -104,6 +104,13 @@ class Support:
         found = Counter(s.state if s.applicable else "n/a" for s in self.marks[kind].values())
         return Counter({state: found[state] for state in (*SYMBOLS, "n/a") if found[state]})
 
+    def numbers(self, kind: Kind) -> dict[str, int]:
+        """How many cells there are, are supported, and are in each state, in runs of one kind."""
+        found = self.counted(kind)
+        outside = found["unsupported"] + found["n/a"]
+        states = {state: found[state] for state in (*SYMBOLS, "n/a")}
+        return {"cells": found.total(), "supported": found.total() - outside, **states}
+
     @property
     def on_hardware(self) -> bool:
         """Whether any status rests on a run on a real NPU."""
@@ -129,10 +136,11 @@ def derive(
     policy = Policy.of(matrix.release)
     if max_age_days is not None:
         policy = Policy(timedelta(days=max_age_days), policy.versions)
-    cells = expand(matrix)
+    cells = everything(matrix)
     newest = store.newest()
     marks = {each: statuses(cells, newest, now, policy, each) for each in KINDS}
-    marks["accuracy"] = {cell.id: _asked(matrix, marks["accuracy"][cell.id]) for cell in cells}
+    asked = [pattern for suite in matrix.accuracy.values() for pattern in suite.cells]
+    marks["accuracy"] = {id_: _asked(asked, status) for id_, status in marks["accuracy"].items()}
     return Support(
         matrix=matrix,
         now=now,
@@ -146,9 +154,8 @@ def derive(
     )
 
 
-def _asked(matrix: Matrix, status: Status) -> Status:
-    """Return the status of accuracy, with a word on a cell of which nobody asks it."""
-    patterns = [pattern for suite in matrix.accuracy.values() for pattern in suite.cells]
+def _asked(patterns: Sequence[str], status: Status) -> Status:
+    """Return the status of accuracy, with a word on a cell of which no suite's pattern asks it."""
     if status.state != "never-run" or any(fnmatchcase(status.cell, p) for p in patterns):
         return status
     return replace(status, reason="no suite of matrix/accuracy.yaml asks this cell")
@@ -159,20 +166,21 @@ def _tables(
 ) -> tuple[Table, ...]:
     # Real checkpoints come before stand-ins.
     order = sorted(matrix.models, key=lambda name: matrix.models[name].stand_in)
+    arranged: dict[tuple[str, str], dict[str, dict[str, Status]]] = {}
+    for cell in cells:
+        rows = arranged.setdefault((cell.hardware.name, cell.cann.version), {})
+        rows.setdefault(cell.model.name, {})[cell.feature.name] = known[cell.id]
     tables = []
     for hardware in matrix.hardware.values():
         for cann in reversed(matrix.cann.values()):  # the newest first
-            rows: dict[str, dict[str, Status]] = {name: {} for name in matrix.models}
-            for cell in cells:
-                if cell.hardware == hardware and cell.cann == cann:
-                    rows[cell.model.name][cell.feature.name] = known[cell.id]
+            rows = arranged.get((hardware.name, cann.version), {})
             found = [status for row in rows.values() for status in row.values()]
             tables.append(
                 Table(
                     cann=cann,
                     hardware=hardware,
                     features=tuple(matrix.features.values()),
-                    rows=tuple((matrix.models[name], rows[name]) for name in order),
+                    rows=tuple((matrix.models[name], rows.get(name, {})) for name in order),
                     evidence=evidence_in_words(found, hardware),
                 )
             )

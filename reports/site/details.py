@@ -15,6 +15,9 @@ from reports.support import Support
 RUNS = 60
 """The most runs of one kind that a cell's history shows; the store has all."""
 
+AHEAD = "the clock of the runner was ahead in every run ({} of them), so none speaks for the cell"
+"""Why a cell with runs has no status of them."""
+
 _MESSAGE, _LOG, _VALUE, _SAMPLE = 2_000, 6_000, 300, 400  # characters that are shown
 _SAMPLES = 5
 
@@ -29,12 +32,12 @@ def by_model(support: Support) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {
         name: {"model": name, "reasons": [], "cells": {}} for name in support.matrix.models
     }
-    numbers: dict[tuple[str, str], int] = {}
+    numbers: dict[tuple[str, str, str], int] = {}
     for cell_id, cell in support.cells.items():
         document = found[cell.model.name]
         place = cell_id.partition("/")[2]
         if cell.unsupported is not None:
-            key = (cell.model.name, cell.unsupported.name)
+            key = (cell.model.name, cell.unsupported.name, cell.unsupported.reason)
             if key not in numbers:
                 numbers[key] = len(document["reasons"])
                 document["reasons"].append(_reason(support.statuses[cell_id], cell.unsupported))
@@ -59,17 +62,16 @@ def _cell(support: Support, cell_id: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for kind in KINDS:
         status = support.marks[kind][cell_id]
-        if status.record is None:
-            if status.reason:
-                found[kind] = {"state": status.state, "reason": status.reason}
+        own = runs.get(kind, [])
+        if status.record is None and not own and not status.reason:
             continue
-        found[kind] = {
-            "state": status.state,
-            "reason": text.start(status.reason, _MESSAGE),
-            "record": of_record(status.record),
-            "runs": [_run(record) for record in runs[kind][:RUNS]],
-            "all_runs": len(runs[kind]),
-        }
+        # Runs without a record that speaks for the cell have clocks that were ahead.
+        reason = AHEAD.format(len(own)) if own and not status.record else status.reason
+        found[kind] = {"state": status.state, "reason": text.start(reason, _MESSAGE)}
+        if own:
+            found[kind] |= {"runs": [_run(run) for run in own[:RUNS]], "all_runs": len(own)}
+        if status.record is not None:
+            found[kind]["record"] = of_record(status.record)
     return found
 
 
@@ -130,8 +132,13 @@ def _point(record: Record) -> list[Any] | None:
 
 
 def _by_meaning(record: Record) -> Iterable[str]:
-    """Return the names of metrics, those with an interval first."""
-    return sorted(record.metrics, key=lambda name: measures.bounds(name)[0] not in record.metrics)
+    """Return names of metrics: those with an interval, then throughput; memory of hosts last."""
+    last = {"throughput": 1, "peak_host_memory": 3}
+
+    def place(name: str) -> int:
+        return 0 if measures.bounds(name)[0] in record.metrics else last.get(name, 2)
+
+    return sorted(record.metrics, key=place)
 
 
 def _address(url: str | None) -> str | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from reports.record import Kind, Record
 from reports.site import text
 from reports.site.index import LETTERS, base36
 from reports.statuses import KINDS
+from reports.store import TOLERANCE
 from reports.support import Support
 
 EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
@@ -35,8 +36,9 @@ def document(support: Support) -> dict[str, Any]:
             continue
         for kind in KINDS:
             own = [record for record in records if record.kind == kind]
-            if own:
-                kinds[kind][cell] = _runs(own, versions, support.now)
+            runs = _runs(own, versions, support.now)
+            if runs:
+                kinds[kind][cell] = runs
     return {
         "epoch": EPOCH.date().isoformat(),
         "letters": {verdict: LETTERS[verdict] for verdict in _VERDICTS},
@@ -51,7 +53,7 @@ _VERDICTS = ("passed", "failed", "error", "inconclusive")
 def _runs(newest_first: Sequence[Record], versions: dict[str, int], now: datetime) -> str:
     found: dict[tuple[int, str, int], str] = {}
     for record in newest_first:
-        if record.started > now + timedelta(days=1):
+        if record.started - now > TOLERANCE:
             continue  # the runner's clock was wrong; the cell's own page says so
         day = (record.started - EPOCH).days
         version = versions.setdefault(_versions(record), len(versions))

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from matrix import Cell
+from matrix.schema import Combination
 from reports.record import Kind, Record
 from reports.site import text
 from reports.statuses import KINDS, SYMBOLS, Status
@@ -40,9 +41,12 @@ def document(support: Support) -> dict[str, Any]:
     `slices` has for each hardware and CANN version, as `a2/9.1.0`, and kind of runs a string
     `states` with one letter per model and feature (model by model), `ages` with two digits to the
     base 36 per cell that has a record, in that order (days since the run), and `hardware`, the
-    places in `states` whose record is from a real NPU. `pairs` has cells of two features.
+    places in `states` whose record is from a real NPU. `pairs` has for each cell of two features
+    their places and the model's, hardware, CANN version, a letter for each kind of runs, the age of
+    the newest end-to-end run (null without one) and 1 if that was on a real NPU.
     """
-    single = [cell for cell in support.cells.values() if "+" not in cell.feature.name]
+    cells = support.cells.values()
+    single = [cell for cell in cells if not isinstance(cell.feature, Combination)]
     return {
         "schema": SCHEMA,
         "generated": support.now.isoformat(timespec="seconds"),
@@ -52,7 +56,7 @@ def document(support: Support) -> dict[str, Any]:
         "letters": LETTERS,
         "symbols": SYMBOLS,
         "kinds": list(KINDS),
-        "counts": {kind: counts(support, kind) for kind in KINDS},
+        "counts": {kind: support.numbers(kind) for kind in KINDS},
         "models": [
             {
                 "name": model.name,
@@ -73,16 +77,9 @@ def document(support: Support) -> dict[str, Any]:
             for h in support.matrix.hardware.values()
         ],
         "slices": dict(_slices(support, single)),
+        "pairs": list(_pairs(support)),
         "unknown": _unknown(support),
     }
-
-
-def counts(support: Support, kind: Kind) -> dict[str, int]:
-    """Return how many cells there are, are supported, and are in each state, in runs of a kind."""
-    found = support.counted(kind)
-    outside = found["unsupported"] + found["n/a"]
-    states = {state: found[state] for state in (*SYMBOLS, "n/a")}
-    return {"cells": found.total(), "supported": found.total() - outside, **states}
 
 
 def letter(status: Status) -> str:
@@ -134,6 +131,25 @@ def _slice(support: Support, kind: Kind, ids: Sequence[str]) -> dict[str, Any]:
     }
     real = [place for place, status in enumerate(known) if status.evidence == "hardware"]
     return {**found, "hardware": real} if real else found
+
+
+def _pairs(support: Support) -> Iterator[list[Any]]:
+    models = {name: place for place, name in enumerate(support.matrix.models)}
+    features = {name: place for place, name in enumerate(support.matrix.features)}
+    for cell_id, cell in support.cells.items():
+        if not isinstance(cell.feature, Combination):
+            continue
+        letters = "".join(letter(support.marks[kind][cell_id]) for kind in KINDS)
+        status = support.marks["e2e"][cell_id]
+        yield [
+            *sorted(features[part.name] for part in cell.feature.parts),
+            models[cell.model.name],
+            cell.hardware.name,
+            cell.cann.version,
+            letters,
+            age(status.record, support.now) if status.record else None,
+            int(status.evidence == "hardware"),
+        ]
 
 
 def _unknown(support: Support) -> list[dict[str, Any]]:

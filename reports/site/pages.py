@@ -51,8 +51,8 @@ def pages(support: Support, document: Mapping[str, Any]) -> Iterator[tuple[str, 
     models: dict[str, list[Cell]] = {name: [] for name in support.matrix.models}
     features: dict[str, list[Cell]] = {name: [] for name in support.matrix.features}
     for cell in support.cells.values():
-        models[cell.model.name].append(cell)
-        if cell.feature.name in features:
+        if cell.feature.name in features:  # pairs of features have the matrix page
+            models[cell.model.name].append(cell)
             features[cell.feature.name].append(cell)
     below = {"root": "../", "columns": columns}
     for name, cells in models.items():

@@ -41,10 +41,6 @@
     return found;
   }
 
-  function status(model, feature, hardware, cann, kind) {
-    return slice(hardware, cann, kind)[model * data.features.length + feature];
-  }
-
   function cellId(model, feature, cann, hardware) {
     return `${data.models[model].name}/${data.features[feature].name}/cann-${cann}/${hardware}`;
   }
@@ -79,6 +75,7 @@
     if (hash.includes("/")) {
       const cell = findCell(hash);
       if (cell) Object.assign(choice, { hw: cell.hardware, cann: cell.cann });
+      if (hash.split("/")[1].includes("+")) choice.view = "pairs";
       return hash;
     }
     for (const [key, value] of new URLSearchParams(hash)) {
@@ -164,6 +161,24 @@
     return models.sort((a, b) => by(a, b) || a - b);
   }
 
+  /** A cell of a grid: its symbol, a letter for its evidence, and all of it in words. */
+  function square(one, id, name, bright = true) {
+    const cell = document.createElement("td");
+    cell.className = `am-c am-${css(one.state)}` + (one.evidence ? ` am-${one.evidence}` : "") +
+      (one.verdict ? ` am-was-${one.verdict}` : "") + (bright ? "" : " am-dim");
+    cell.setAttribute("role", "gridcell");
+    cell.tabIndex = -1;
+    cell.dataset.cell = id;
+    cell.setAttribute("aria-label", `${name}: ${inWords(one)}`);
+    cell.textContent = SYMBOLS[one.state];
+    if (one.evidence) {
+      const mark = document.createElement("sub");
+      mark.textContent = one.evidence === "hardware" ? "H" : "s";
+      cell.append(mark);
+    }
+    return cell;
+  }
+
   function renderGrid() {
     const { models, features, known } = visible();
     const width = data.features.length;
@@ -181,21 +196,8 @@
         make("span.am-sum", {}, `${sums.passed}/${sums.supported}`));
       return make("tr", { role: "row" }, name, features.map((f) => {
         const one = known[m * width + f];
-        const cell = document.createElement("td");
-        cell.className = `am-c am-${css(one.state)}` + (one.evidence ? ` am-${one.evidence}` : "") +
-          (one.verdict ? ` am-was-${one.verdict}` : "") + (wanted(one) ? "" : " am-dim");
-        cell.setAttribute("role", "gridcell");
-        cell.tabIndex = -1;
-        cell.dataset.m = m;
-        cell.dataset.f = f;
-        cell.setAttribute("aria-label", `${model.title}, ${data.features[f].title}: ${inWords(one)}`);
-        cell.textContent = SYMBOLS[one.state];
-        if (one.evidence) {
-          const mark = document.createElement("sub");
-          mark.textContent = one.evidence === "hardware" ? "H" : "s";
-          cell.append(mark);
-        }
-        return cell;
+        const id = cellId(m, f, choice.cann, choice.hw);
+        return square(one, id, `${model.title}, ${data.features[f].title}`, wanted(one));
       }));
     });
     const table = $("am-grid");
@@ -226,7 +228,7 @@
   function moveTo(row, column) {
     const target = focusable(row?.children[column]);
     if (!target) return;
-    for (const one of $("am-grid").querySelectorAll('[tabindex="0"]')) one.tabIndex = -1;
+    for (const one of row.closest("table").querySelectorAll('[tabindex="0"]')) one.tabIndex = -1;
     target.tabIndex = 0;
     target.focus();
     target.scrollIntoView({ block: "nearest", inline: "nearest" });
@@ -235,7 +237,7 @@
   function onGridKey(event) {
     const cell = event.target.closest("td, th");
     if (!cell) return;
-    const rows = [...$("am-grid").rows];
+    const rows = [...event.currentTarget.rows];
     const row = rows.indexOf(cell.parentElement);
     const column = cell.cellIndex;
     const last = cell.parentElement.children.length - 1;
@@ -250,21 +252,19 @@
       event.preventDefault();
       const [r, c] = steps[event.key];
       if (r >= 0 && r < rows.length && c >= 0 && c <= last) moveTo(rows[r], c);
-    } else if ((event.key === "Enter" || event.key === " ") && cell.dataset.m) {
+    } else if ((event.key === "Enter" || event.key === " ") && cell.dataset.cell) {
       event.preventDefault();
       openFrom(cell);
     }
   }
 
+  /** Say below the grid what the cell under the pointer or the focus is. */
   function tell(cell) {
-    const line = $("am-readout");
-    if (!cell?.dataset.m) return;
-    const { m, f } = cell.dataset;
-    const one = status(+m, +f, choice.hw, choice.cann, choice.kind);
-    line.replaceChildren(
-      make(`span.am-state.am-${css(one.state)}`, {}, `${SYMBOLS[one.state]} ${stateWords(one)}`), " ",
-      make("strong", {}, data.models[m].title), " · ", data.features[f].title,
-      one.evidence ? ` · ${t("evidence_" + one.evidence)} · ${dateOf(one.age)}` : "");
+    if (!cell?.dataset.cell) return;
+    const [name, words] = cell.getAttribute("aria-label").split(/: (?=[^:]*$)/);
+    for (const line of document.querySelectorAll(".am-readout")) {
+      line.replaceChildren(make("strong", {}, name), `: ${words}`);
+    }
   }
 
   // ------------------------------------------------------------------------- the drawer of a cell
@@ -273,7 +273,7 @@
 
   function openFrom(cell) {
     opener = cell;
-    open(cellId(+cell.dataset.m, +cell.dataset.f, choice.cann, choice.hw), choice.kind);
+    open(cell.dataset.cell, choice.kind);
   }
 
   async function open(id, kind) {
@@ -343,8 +343,9 @@
     const record = found?.record;
     const parts = [];
     if (found?.reason && !record) parts.push(make("p.am-note", {}, found.reason));
-    if (!record) parts.push(make("p.am-note", {}, t("no_record")));
-    else parts.push(...aboutRecord(found, record));
+    if (record) parts.push(...aboutRecord(found, record));
+    else if (!found?.runs) parts.push(make("p.am-note", {}, t("no_record")));
+    if (found?.runs) parts.push(...past(found));
     parts.push(make("h4", {}, t("run_it")),
       make("pre", {}, make("code", {}, commandOf(id, kind))));
     return make("details.am-kind-of-run", { open: first || (record && state !== "passed") },
@@ -393,7 +394,6 @@
         t("samples", { shown: record.samples.length, all: record.all_samples })),
       make("pre", { tabindex: 0 }, record.samples.map((one) => JSON.stringify(one)).join("\n"))));
     }
-    if (found.runs?.length) parts.push(...past(found));
     return parts;
   }
 
@@ -467,7 +467,8 @@
       made.textContent = words;
       return made;
     };
-    const short = (value) => Number(value.toPrecision(3)).toString();
+    const short = (value) => Math.abs(value) >= 1e5 || (value !== 0 && Math.abs(value) < 1e-3)
+      ? value.toExponential(1) : Number(value.toPrecision(3)).toString();
     const title = draw("title");
     title.textContent = `${name}: ${shown.map((run) => run.point[4]).join(", ")}`;
     return draw("svg", { class: "am-line", role: "img", viewBox: `0 0 ${width} ${height}`,
@@ -490,9 +491,11 @@
 
   function closeDrawer() {
     writeAddress();
-    const target = opener?.isConnected ? opener : $("am-grid").querySelector('[tabindex="0"]');
+    const target = opener?.isConnected ? opener
+      : document.querySelector(`table[role="grid"] td[data-cell="${CSS.escape($("am-drawer").dataset.cell)}"]`);
     opener = null;
-    if (target) { moveTo(target.closest("tr"), target.closest("td, th").cellIndex); }
+    if (target?.matches("td.am-c")) moveTo(target.parentElement, target.cellIndex);
+    else target?.focus();
   }
 
   // ------------------------------------------------------------------------------------ controls
@@ -535,13 +538,17 @@
     }));
   }
 
+  // What renders each view; other scripts add theirs before the page is ready.
+  const views = { grid: () => { renderChips(); renderGrid(); } };
+
   function render() {
-    for (const view of ["grid", "difference"]) $("am-view-" + view).hidden = choice.view !== view;
+    if (!views[choice.view]) choice.view = "grid";
+    for (const view of Object.keys(views)) $("am-view-" + view).hidden = choice.view !== view;
     for (const tab of document.querySelectorAll("[data-view]")) {
       tab.setAttribute("aria-selected", String(tab.dataset.view === choice.view));
       tab.tabIndex = tab.dataset.view === choice.view ? 0 : -1;
     }
-    if (choice.view === "grid") { renderChips(); renderGrid(); }
+    views[choice.view]();
   }
 
   function change(key, value) {
@@ -573,14 +580,28 @@
       change("states", [...chosen].join(" "));
       $("am-chips").querySelector(`[data-state="${state}"]`).focus();
     });
-    const grid = $("am-grid");
-    grid.addEventListener("click", (event) => {
-      const cell = event.target.closest("td");
-      if (cell) openFrom(cell);
+    for (const grid of document.querySelectorAll('table[role="grid"]')) {
+      grid.addEventListener("click", (event) => {
+        const cell = event.target.closest("td[data-cell]");
+        if (cell) openFrom(cell);
+      });
+      grid.addEventListener("keydown", onGridKey);
+      grid.addEventListener("focusin", (event) => tell(event.target.closest("td")));
+      grid.addEventListener("mouseover", (event) => tell(event.target.closest("td")));
+    }
+    const tabs = document.querySelector(".am-tabs");
+    tabs.addEventListener("click", (event) => {
+      const view = event.target.closest("[data-view]")?.dataset.view;
+      if (view) change("view", view);
     });
-    grid.addEventListener("keydown", onGridKey);
-    grid.addEventListener("focusin", (event) => tell(event.target.closest("td")));
-    grid.addEventListener("mouseover", (event) => tell(event.target.closest("td")));
+    tabs.addEventListener("keydown", (event) => {
+      const all = [...tabs.children];
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      const next = all[(all.indexOf(event.target) + step + all.length) % all.length];
+      change("view", next.dataset.view);
+      next.focus();
+    });
     $("am-drawer").addEventListener("close", closeDrawer);
     $("am-drawer").addEventListener("click", (event) => {
       if (event.target === $("am-drawer")) $("am-drawer").close();  // the backdrop
@@ -597,8 +618,8 @@
     if (cell) open(cell, choice.kind);
   }
 
-  window.am.matrix = { data, choice, change, slice, status, cellId, dateOf, label, badge, open,
-    SYMBOLS, STATES, STATE_OF, VERDICTS, outside, css, hardwareTitle, stateWords };
+  window.am.matrix = { data, choice, change, views, slice, meaning, cellId, label, badge, square, fits,
+    openFrom, outside, hardwareTitle, VERDICTS };
 
   document.addEventListener("DOMContentLoaded", () => {
     listen();

@@ -34,6 +34,19 @@ def test_status_of_one_cell(run: Run, url: str) -> None:
     assert out == f"{CELL}\t✔ passed\tsimulated\t{now:%Y-%m-%d %H:%M}Z\n"
 
 
+def test_counts_of_every_kind(run: Run, url: str) -> None:
+    Store(url).add(record(started=datetime.now(UTC).isoformat()))
+    code, out, _ = run("status", "--store", url, "--counts")
+    header, *rows = [line.split("\t") for line in out.splitlines()]
+    assert code == 0
+    assert header[:4] == ["kind", "cells", "supported", "passed"]
+    counts = {kind: dict(zip(header[1:], map(int, found), strict=True)) for kind, *found in rows}
+    assert [counts[kind]["passed"] for kind in ("e2e", "accuracy", "perf")] == [1, 0, 0]
+    assert len(matrix.everything(matrix.load())) == counts["e2e"]["cells"]
+    assert counts["e2e"]["never run"] == counts["e2e"]["supported"] - 1
+    assert json.loads(run("status", "--store", url, "--counts", "--json")[1])["perf"]["passed"] == 0
+
+
 def test_status_as_json(run: Run, url: str) -> None:
     _, out, _ = run("status", "--store", url, "--cell", CELL, "--json")
     assert [cell["state"] for cell in json.loads(out)["cells"]] == ["never-run"]

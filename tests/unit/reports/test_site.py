@@ -19,6 +19,7 @@ from tests.unit.reports.conftest import CELL, NOW, record
 
 HOSTILE = "`````\n</pre></script><script>alert(1)</script> *x* {raw} | $y$ \x1b[31m\u202e\x00"
 LOGPROBS = "qwen3/logprobs/cann-9.1.0/a2"
+PAIR = "qwen3/async-scheduling+bfloat16/cann-9.1.0/a2"
 
 SCORE = {
     "hellaswag/score": {"value": 0.37, "unit": "share"},
@@ -34,7 +35,8 @@ MODELS = ("smollm2-135m", "qwen3", "llama", "mistral", "qwen3-embedding", "whisp
 def some() -> matrix.Matrix:
     """Return the matrix with a few of its models, so that sites are built in no time."""
     whole = matrix.load()
-    return replace(whole, models={name: whole.models[name] for name in MODELS})
+    pairs = {whole.combinations.model, *whole.combinations.models.values()}
+    return replace(whole, models={n: m for n, m in whole.models.items() if n in {*MODELS, *pairs}})
 
 
 def filled(folder: Path) -> Support:
@@ -56,6 +58,7 @@ def filled(folder: Path) -> Support:
             )
         )
     store.add(record(LOGPROBS, kind="perf", verdict="inconclusive"))
+    store.add(record(PAIR))
     store.add(record("nobody/<script>/cann-9.1.0/a2"))
     return derive(some(), store, NOW)
 
@@ -95,11 +98,25 @@ def test_every_cell_has_its_letter(support: Support, built: Path) -> None:
     document = json.loads((built / "matrix.json").read_text())
     models = [one["name"] for one in document["models"]]
     features = [one["name"] for one in document["features"]]
+    pairs = 0
     for cell_id, status in support.statuses.items():
         model, feature, cann, hardware = cell_id.split("/")
+        if "+" in feature:
+            pairs += 1
+            continue
         states = document["slices"][f"{hardware}/{cann.removeprefix('cann-')}"]["e2e"]["states"]
         place = models.index(model) * len(features) + features.index(feature)
         assert states[place] == index.letter(status), cell_id
+    assert len(document["pairs"]) == pairs > 0
+
+
+def test_pairs_name_their_cells(support: Support) -> None:
+    document = index.document(support)
+    for first, second, model, hardware, cann, letters, age, real in document["pairs"]:
+        names = sorted(document["features"][place]["name"] for place in (first, second))
+        cell = f"{document['models'][model]['name']}/{'+'.join(names)}/cann-{cann}/{hardware}"
+        assert letters[0] == index.letter(support.statuses[cell])
+        assert (age, real) == ((0, 0) if cell == PAIR else (None, 0))
 
 
 def test_ages_follow_the_cells_with_records(support: Support) -> None:
@@ -111,13 +128,13 @@ def test_ages_follow_the_cells_with_records(support: Support) -> None:
 
 def test_counts_agree_with_the_cells(support: Support) -> None:
     for kind in KINDS:
-        counts = index.counts(support, kind)
+        counts = support.numbers(kind)
         assert counts["cells"] == len(support.cells)
         states = {name: n for name, n in counts.items() if name not in ("cells", "supported")}
         assert sum(states.values()) == counts["cells"]
         assert counts["supported"] == sum(c.unsupported is None for c in support.cells.values())
-    assert index.counts(support, "e2e")["passed"] == 2
-    assert index.counts(support, "e2e")["failed"] == 1
+    assert support.numbers("e2e")["passed"] == 3
+    assert support.numbers("e2e")["failed"] == 1
 
 
 def test_stale_cells_keep_the_verdict_that_they_had(tmp_path: Path) -> None:
@@ -170,6 +187,20 @@ def test_runs_are_told_newest_first_with_their_intervals(built: Path) -> None:
     ]
     assert found["runs"][0][5] == "https://ci.example/runs/7"
     assert found["runs"][0][7] == ["hellaswag", 0.37, 0.282, 0.468, "37.0 %"]
+
+
+def test_clocks_that_are_ahead_are_told(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path}/records.sqlite")
+    store.add(record(started="2999-01-01T00:00:00Z"))
+    store.add(record(LOGPROBS, started="2999-01-01T00:00:00Z"))
+    store.add(record(LOGPROBS, verdict="failed"))
+    support = derive(some(), store, NOW)
+    found = details.by_model(support)["qwen3"]["cells"]
+    alone = found["base/cann-9.1.0/a2"]["e2e"]
+    assert (alone["state"], alone["all_runs"]) == ("never-run", 1)
+    assert "the clock of the runner was ahead" in alone["reason"]
+    assert found["logprobs/cann-9.1.0/a2"]["e2e"]["state"] == "failed"
+    assert list(history.document(support)["kinds"]["e2e"]) == [LOGPROBS]
 
 
 def test_long_histories_are_cut_and_say_so(tmp_path: Path) -> None:
@@ -286,7 +317,7 @@ def test_links_between_pages_lead_somewhere(built: Path) -> None:
 def test_squares_lead_to_their_cells(support: Support, built: Path) -> None:
     links = set(re.findall(r'matrix\.html#([^"]+)"', (built / "models" / "qwen3.html").read_text()))
     wanted = {c for c, s in support.statuses.items() if s.state != "unsupported"}
-    assert links == {c for c in wanted if c.startswith("qwen3/")}
+    assert links == {c for c in wanted if c.startswith("qwen3/") and "+" not in c}
 
 
 def test_every_page_says_that_evidence_is_simulated(built: Path) -> None:
@@ -298,8 +329,8 @@ def test_every_page_says_that_evidence_is_simulated(built: Path) -> None:
 
 def test_front_has_the_counts(support: Support, built: Path) -> None:
     front = " ".join(re.sub(r"<[^>]*>", " ", (built / "index.html").read_text()).split())
-    counts = index.counts(support, "e2e")
-    assert f"End to end {counts['cells']} {counts['supported']} 2 1 0" in front
+    counts = support.numbers("e2e")
+    assert f"End to end {counts['cells']} {counts['supported']} 3 1 0" in front
 
 
 def test_hardware_evidence_changes_what_pages_say(tmp_path: Path) -> None:

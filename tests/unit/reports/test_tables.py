@@ -83,7 +83,7 @@ def test_json_has_every_cell_and_its_record(store: Store) -> None:
     store.add(one)
     document = as_json(support(store))
     cells = {cell["id"]: cell for cell in document["cells"]}
-    assert len(cells) == len(matrix.expand(MATRIX))
+    assert len(cells) == len(matrix.everything(MATRIX))
     assert cells[one.cell]["record"] == one.document()
     assert cells[one.cell]["evidence"] == "simulated"
     assert document["summary"]["passed"] == 1
