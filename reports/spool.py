@@ -35,7 +35,8 @@ def folders(store: str, beside: Path | None) -> list[Path]:
 
 def quarantine(spools: Sequence[Path]) -> Path:
     """Return where files are kept that hold no record that can be stored: beside the spool."""
-    return spools[0].with_name("quarantine")
+    first = spools[0]
+    return first.with_name("quarantine" if first.name == "spool" else f"{first.name}-quarantine")
 
 
 def keep(record: Record, candidates: Sequence[Path]) -> Path | None:

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -93,36 +94,41 @@ def timed(what: Callable[[], T]) -> tuple[float, T]:
     return time.perf_counter() - start, result
 
 
-def ingest(url: str, paths: list[Path], writers: int) -> None:
-    """Ingest files by several processes at the same time."""
+def ingest(url: str, paths: list[Path], writers: int) -> tuple[int, int]:
+    """Ingest files by several processes together; return how many records were new and old."""
     command = [sys.executable, "-m", "reports", "ingest", "--store", url]
     processes = [
         subprocess.Popen(
-            [*command, *map(str, paths[n::writers])], cwd=ROOT, stdout=subprocess.DEVNULL
+            [*command, *map(str, paths[n::writers])], cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
         for n in range(writers)
     ]
-    codes = [process.wait() for process in processes]
-    if any(codes):
-        raise SystemExit(f"ingest ended with {codes}")
+    told = [process.communicate()[0].split() for process in processes]
+    if any(process.returncode for process in processes):
+        raise SystemExit("ingest failed")
+    return sum(int(words[0]) for words in told), sum(int(words[3]) for words in told)
 
 
 def measure(name: str, url: str, paths: list[Path], made: list[Cell], options: Any) -> None:
     """Print one line of the table."""
     store = Store(url)
     store.upgrade()
-    first, _ = timed(lambda: ingest(url, paths, options.writers))
-    again, _ = timed(lambda: ingest(url, paths, options.writers))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    first, new = timed(lambda: ingest(url, paths, options.writers))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    work = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    again, old = timed(lambda: ingest(url, paths, options.writers))
     reading, newest = timed(store.newest)
     now, policy = datetime.now(UTC), Policy(timedelta(days=14))
     deriving, found = timed(lambda: statuses(made, newest, now, policy))
     known = sum(status.state != "never-run" for status in found.values())
-    stored = sum(1 for _ in store.stored())
-    if stored != options.records or known != min(len(made), options.records):
-        raise SystemExit(f"{name}: {stored} records and {known} statuses; some are missing")
-    rate = options.records / first
+    if (new, old) != ((options.records, 0), (0, options.records)):
+        raise SystemExit(f"{name}: new and old were {new} at first, then {old}")
+    if known != min(len(made), options.records):
+        raise SystemExit(f"{name}: {known} statuses; some are missing")
     print(
-        f"{name:<12}{first:>10.1f}{rate:>12,.0f}{again:>12.1f}{reading:>13.2f}{deriving:>12.2f}",
+        f"{name:<12}{first:>10.1f}{options.records / first:>11,.0f}{work:>10.1f}{again:>10.1f}"
+        f"{reading:>10.2f}{deriving:>12.2f}",
         flush=True,
     )
 
@@ -156,8 +162,9 @@ def main() -> None:
             f"load {os.getloadavg()[0]:.1f}"
         )
         print(
-            f"{'':<12}{'ingest s':>10}{'records/s':>12}{'again s':>12}{'newest s':>13}"
-            f"{'statuses s':>12}"
+            f"{'':<12}{'ingest s':>10}{'records/s':>11}{'of CPU s':>10}{'again s':>10}"
+            f"{'newest s':>10}{'statuses s':>12}",
+            flush=True,
         )
         if options.only != "postgresql":
             measure("SQLite", f"sqlite:///{folder}/records.sqlite", paths, made, options)

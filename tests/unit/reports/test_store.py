@@ -437,6 +437,9 @@ def test_chosen_spool_comes_first(
 def test_stores_do_not_share_a_spool(tmp_path: Path) -> None:
     stores = [Store(f"sqlite:///{tmp_path}/{name}/records.sqlite") for name in "ab"]
     assert not set(stores[0].spools) & set(stores[1].spools)
+    servers = [Store(f"postgresql://host/{name}") for name in "ab"]
+    folders = {spool.quarantine(store.spools) for store in (*stores, *servers)}
+    assert len(folders) == 4, "nor a quarantine"
 
 
 def test_spool_is_the_same_however_the_store_is_written(
