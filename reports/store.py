@@ -147,7 +147,8 @@ class Store:
             added = self._insert([record])
         except SchemaError as error:
             kept = spool.keep(record, self.spools)
-            raise SchemaError(error.what, error.why, error.fix, spooled=kept) from error
+            fix = f"{error.fix}\nThe record is kept in {kept}; ingest it then."
+            raise SchemaError(error.what, error.why, fix, spooled=kept) from error
         except (SQLAlchemyError, OSError) as error:
             kept = spool.keep(record, self.spools)
             raise self._not_stored(record, error, kept) from error

@@ -174,6 +174,7 @@ def test_newer_store_is_left_alone(any_url: str) -> None:
         Store(any_url).add(record())
     assert caught.value.spooled is not None
     assert caught.value.spooled.exists()
+    assert f"kept in {caught.value.spooled}" in str(caught.value)
 
 
 def test_going_back_is_refused(any_store: Store) -> None:
