@@ -7,9 +7,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import cache
 
 import matrix
-from ci import changes, environment, history, plan
+from ci import changes, environment, functions, history, impact, learned, plan
 from ci.errors import NothingSelectedError
 from matrix import Cell, Selection
 from matrix.covering import within
@@ -49,30 +50,77 @@ def choose(options: argparse.Namespace, store: Store, jobs: int) -> Chosen:
     """
     claims = matrix.load()
     cells = matrix.everything(claims)
-    name = options.select
-    if options.changed_from:
-        paths = changes.can_affect(changes.changed(environment.ROOT, options.changed_from))
-        if not paths:
-            raise changes.HarmlessError(
-                f"nothing that changed since {options.changed_from} can affect a cell",
-                "only documentation changed, or nothing at all",
-                "run `nox -s e2e` without --changed-from to run the smoke selection all the same",
-            )
-        name = name or "pr"
+    name = options.select or ("pr" if options.changed_from else None)
     if name is None and not options.patterns:
         name = DEFAULT_SELECTION
     selected = matrix.select(claims, cells, options.patterns, name)
+    reasons: Mapping[str, str] = {cell.id: _asked(options.patterns, name) for cell in selected}
+    if options.changed_from:
+        selected, reasons = changed(options, claims, cells, selected)
     records = store.records(kind="e2e")
     estimates = plan.estimate(selected, records)
     wanted = find(claims, name) if name else None
     budget = Budget(options.budget, jobs) if options.budget else None
-    if wanted is not None and wanted.nights is not None:
+    if wanted is not None and wanted.nights is not None and not options.changed_from:
         seen = history.seen(records, datetime.now(UTC))
         return tonight(selected, wanted, options.date, estimates, budget, seen)
-    reasons = {cell.id: _asked(options.patterns, name) for cell in selected}
     if budget is not None:
         selected = fitting(selected, estimates, budget, wanted)
     return Chosen(selected, estimates, {cell.id: reasons[cell.id] for cell in selected})
+
+
+def changed(
+    options: argparse.Namespace, claims: matrix.Matrix, cells: Sequence[Cell], scope: Sequence[Cell]
+) -> tuple[list[Cell], Mapping[str, str]]:
+    """The cells that the change since a revision can affect, with the reasons.
+
+    Raises:
+        HarmlessError: The change can affect no cell.
+    """
+    revision = changes.Revision(environment.ROOT, options.changed_from)
+    paths = changes.can_affect(revision.changed())
+    if not paths:
+        raise changes.HarmlessError(
+            f"nothing that changed since {options.changed_from} can affect a cell",
+            "only documentation changed, or nothing at all",
+            "run `nox -s e2e` without --changed-from to run the smoke selection all the same",
+        )
+    known = learned.load(environment.ROOT / options.map)
+    before = None
+    if any(changes.area(path) == "definitions" for path in paths):
+        old = revision.matrix()
+        before = None if old is None else matrix.everything(old)
+
+    @cache
+    def hashes(path: str) -> Mapping[str, str]:
+        source = revision.source(path)
+        return functions.hashes(source) if source is not None else {}
+
+    found = impact.impact(
+        changes.effects(revision.changes(paths), known, before, cells),
+        known,
+        hashes,
+        [cell for cell in cells if cell.unsupported is None],
+        scope,
+        matrix.select(claims, cells, (), DEFAULT_SELECTION),
+    )
+    return list(found.cells.values()), found.told()
+
+
+def explain(chosen: Chosen, limit: int | None = None) -> None:
+    """Says on standard error why cells were chosen: each of them, or the first of each reason."""
+    by_reason: dict[str, list[Cell]] = {}
+    for cell in chosen.cells:
+        by_reason.setdefault(chosen.reasons[cell.id], []).append(cell)
+    if limit is None:
+        for cell in chosen.cells:
+            print(f"{cell.id}: {chosen.reasons[cell.id]}", file=sys.stderr)
+        return
+    for reason, cells in list(by_reason.items())[:limit]:
+        more = f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+        print(f"{cells[0].id}{more}: {reason}", file=sys.stderr)
+    if len(by_reason) > limit:
+        print(f"... and {len(by_reason) - limit} more reasons; see --explain", file=sys.stderr)
 
 
 @dataclass(frozen=True)

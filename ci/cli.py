@@ -23,6 +23,7 @@ from ci import (
     display,
     environment,
     errors,
+    learned,
     nightly,
     outputs,
     records,
@@ -42,6 +43,9 @@ from reports.store import Store
 
 RUNNERS = ("simulated",)
 """The runners that exist."""
+
+EXPLAINED = 12
+"""How many cells of a plan are explained unless all are to be."""
 
 KEPT_RUNS = 20
 """How many runs keep their logs in build/runs."""
@@ -92,7 +96,14 @@ def _add_selection(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("patterns", nargs="*", metavar="PATTERN", help="fnmatch on cell ids, as 'qwen3*/lora/*/a2'")
     add("--select", metavar="NAME", help="a selection of matrix/selections.yaml; smoke by default")
-    add("--changed-from", metavar="REV", help="what the change since REV can affect")
+    add(
+        *("--changed-from", "--base"),
+        metavar="REV",
+        help="what the change since REV can affect, as far as is known from --learn",
+    )
+    text = "what cells were seen to run; results/learned.json by default"
+    add("--map", type=Path, default=learned.FILE, metavar="FILE", help=text)
+    add("--explain", action="store_true", help="say of each cell why it was chosen")
     add("--budget", type=_positive, metavar="MINUTES", help="the best covering subset that fits")
     add("--date", type=date.fromisoformat, metavar="DAY", help="night of a rotation; today's")
     add("--jobs", type=int, metavar="N", help="cells at a time; by default what this machine holds")
@@ -104,6 +115,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--runner", default="simulated", metavar="NAME", help="where; simulated by default")
     add("--json", type=Path, metavar="FILE", help="write the outcome for machines")
+    add("--learn", action="store_true", help="note what each cell runs, for --changed-from")
     add("--list", action="store_true", help="print the cells with estimates, and run nothing")
 
 
@@ -141,10 +153,13 @@ def e2e(options: argparse.Namespace) -> int:
             "leave --jobs out for what this machine holds",
         )
     store = open_store(options.store)
-    chosen = choosing.choose(options, store, jobs).plan
+    found = choosing.choose(options, store, jobs)
+    if options.explain:
+        choosing.explain(found)
     if options.list:
-        return listing(chosen, jobs, options.json)
-    return execute(chosen, jobs, store, options.json)
+        return listing(found.plan, jobs, options.json)
+    map_ = environment.ROOT / options.map if options.learn else None
+    return execute(found.plan, jobs, store, options.json, map_)
 
 
 def plan_jobs(options: argparse.Namespace) -> int:
@@ -160,6 +175,7 @@ def plan_jobs(options: argparse.Namespace) -> int:
     cut: list[shards.Shard] = []
     try:
         chosen = choosing.choose(options, open_store(options.store), options.jobs or 1)
+        choosing.explain(chosen, None if options.explain else EXPLAINED)
         cut = shards.cut(chosen.plan, asked, options.max_jobs)
     except changes.HarmlessError as error:
         if not options.harmless_is_fine:
@@ -285,14 +301,27 @@ def unrecordable(result: Result, error: ValueError) -> Result:
     )
 
 
-def execute(chosen: Plan, jobs: int, store: Store, file: Path | None) -> int:
-    """Runs a plan on the simulated runner; returns the exit code."""
+def execute(
+    chosen: Plan, jobs: int, store: Store, file: Path | None, map_: Path | None = None
+) -> int:
+    """Runs a plan on the simulated runner; returns the exit code.
+
+    Args:
+        chosen: What to run.
+        jobs: Cells at a time.
+        store: Where records go.
+        file: Where the outcome for machines goes, if anywhere.
+        map_: Where what cells ran is noted, if it is.
+    """
     started = time.monotonic()
     console = display.console()
     folder = run_folder(environment.ROOT / "build" / "runs")
     shared = environment.Environment()
+    traced = learned.TRACED if map_ else ()
     runner = Simulated(
-        Settings(folder, lambda *which: environment.simulated(shared, *which), jobs=jobs)
+        Settings(
+            folder, lambda *which: environment.simulated(shared, *which), jobs=jobs, traced=traced
+        )
     )
     with display.Display(console, chosen) as shown:
         shown.note(
@@ -306,6 +335,8 @@ def execute(chosen: Plan, jobs: int, store: Store, file: Path | None) -> int:
             runner.run(chosen, prepared, recorder)
         finally:
             finish(recorder, console, file, time.monotonic() - started)
+            if map_:
+                learn(recorder, map_)
     return exit_code(recorder, prepared)
 
 
@@ -326,6 +357,22 @@ def finish(recorder: Recorder, console: Console, file: Path | None, seconds: flo
         )
     if file is not None:
         write_json(file, outcome.document([record for _, record in recorder.results]))
+
+
+def learn(recorder: Recorder, file: Path) -> None:
+    """Adds what the cells that passed ran to the map; a run that broke off says too little."""
+    entries = {
+        record.cell: learned.entry(
+            result.ran,
+            environment.ROOT,
+            record.versions.commit or "",
+            record.started.date().isoformat(),
+        )
+        for result, record in recorder.results
+        if result.ran is not None and result.verdict == "passed"
+    }
+    learned.save(learned.load(file).updated(entries), file)
+    print(f"learned what {len(entries)} cells run: {file}")
 
 
 def exit_code(recorder: Recorder, prepared: checkpoints.Checkpoints) -> int:

@@ -143,6 +143,7 @@ def plan(options: argparse.Namespace, stored: Sequence[Record], folder: Path) ->
         "accuracy": ("accuracy", "run", "--select", options.select),
         "perf": ("perf", "compare"),
     }
+    flags["e2e"] += ("--learn",)
     if "accuracy" in options.kinds and comparable(claims, cells, stored):
         flags["accuracy"] += ("--baseline", "latest")
     if "perf" in options.kinds:

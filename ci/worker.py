@@ -65,6 +65,7 @@ class Request:
         time_limit: Seconds after which the cell is stopped.
         workdir: The folder for the outcome, the status and whatever the body writes.
         log: The file for everything that the cell's processes print.
+        traced: Folders below the root of which is noted what runs; see `ci.tracing`.
     """
 
     id: str
@@ -75,6 +76,7 @@ class Request:
     time_limit: float
     workdir: str
     log: str
+    traced: tuple[str, ...] = ()
 
 
 # ------------------------------------------------------------------------------------------- worker
@@ -313,9 +315,17 @@ def _child(request: Request) -> int:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     faulthandler.enable(all_threads=True)
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    root = Path.cwd()
     os.chdir(request.workdir)
     os.environ.update(request.variables)
-    _write(Path(request.workdir) / OUTCOME, run_body(request))
+    if request.traced:
+        from ci.tracing import traced
+
+        with traced(root, list(request.traced), Path(request.workdir)):
+            outcome = run_body(request)
+    else:
+        outcome = run_body(request)
+    _write(Path(request.workdir) / OUTCOME, outcome)
     return 0
 
 

@@ -45,6 +45,7 @@ class Result:
         samples: Hashes and outcomes, where there are samples.
         timings: Seconds of import, engine_start and generation, as far as the body told.
         log: Everything that the cell's processes printed.
+        ran: What `ci.tracing` noted, where the run was to learn.
     """
 
     job: Job
@@ -58,6 +59,7 @@ class Result:
     samples: list[dict[str, Any]] = field(default_factory=list)
     timings: Mapping[str, float] = field(default_factory=dict)
     log: Path | None = None
+    ran: Mapping[str, Any] | None = None
 
 
 class Listener(Protocol):

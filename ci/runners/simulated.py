@@ -22,6 +22,7 @@ from ci.environment import ROOT
 from ci.errors import CiError, WorkerError
 from ci.plan import Group, Job, Plan
 from ci.runners import CellError, Listener, Result, Verdict
+from ci.tracing import RAN
 from ci.worker import CONTRACT, HEARTBEAT_S, OUTCOME, STATUS, Request
 from matrix import Cell
 from reports.text import plain, tail
@@ -64,6 +65,7 @@ class Settings:
         variables: The simulator's variables for a chip, a CANN version and a number of devices.
         jobs: How many cells run at a time.
         imports: What a worker imports before it forks.
+        traced: Folders of which is noted what a cell runs; none unless the run is to learn.
         contract: The module with ``CellContext`` and ``GateFailed``.
         start_limit: Seconds in which a worker has to finish its imports.
         silence_limit: Seconds without a sign of life after which a worker counts as dead.
@@ -73,6 +75,7 @@ class Settings:
     variables: Callable[[str, str, int], Mapping[str, str]]
     jobs: int = 2
     imports: tuple[str, ...] = STACK
+    traced: tuple[str, ...] = ()
     contract: str = CONTRACT
     start_limit: float = 300.0
     silence_limit: float = 30 * HEARTBEAT_S
@@ -167,9 +170,11 @@ class _Run:
             float(feature.time_limit),
             str(folder),
             str(log),
+            self.settings.traced,
         )
         await worker.run(request, grace=float(feature.time_limit) + 120)
         result = read_result(job, group, folder, log)
+        result = dataclasses.replace(result, ran=_load(folder / RAN))
         if result.verdict == "passed":
             shutil.rmtree(folder, ignore_errors=True)
         return result

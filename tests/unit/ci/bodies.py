@@ -28,6 +28,16 @@ def passes(ctx: CellContext) -> Outcome:
     )
 
 
+def starts_python(ctx: CellContext) -> Outcome:
+    code = "from tests.unit.ci import bodies; bodies.elsewhere()"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], check=True)
+    return Outcome(proof={"started": True})
+
+
+def elsewhere() -> None:
+    print("in another process")
+
+
 def fails(ctx: CellContext) -> Outcome:
     raise GateFailed("token 3 of prompt 1 differs: 17 is not 12")
 

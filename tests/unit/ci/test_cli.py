@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import matrix
-from ci import checkpoints, cli, environment
+from ci import checkpoints, cli, environment, learned
 from ci.checkpoints import Checkpoints, Failure
 from ci.runners.simulated import Settings
 from matrix import Cell
@@ -46,10 +46,9 @@ def run(
         wanted = patterns or ["passes"]
         return [cell for cell in cells if cell.feature.body.partition(":")[2] in wanted]
 
-    def settings(
-        folder: Path, _variables: object, jobs: int, imports: tuple[str, ...] = ("json",)
-    ) -> Settings:
-        return Settings(folder, _no_variables, jobs=jobs, imports=imports)
+    def settings(folder: Path, _variables: object, jobs: int, traced: tuple[str, ...]) -> Settings:
+        ours = ("tests/unit/ci",) if traced else ()
+        return Settings(folder, _no_variables, jobs=jobs, imports=("json",), traced=ours)
 
     def prepare(models: list[str], _note: object) -> Checkpoints:
         return Checkpoints({m: tmp_path for m in models if m not in failures}, failures)
@@ -81,6 +80,14 @@ def _no_variables(_chip: str, _cann: str, _devices: int) -> Mapping[str, str]:
 def test_exit_codes_of_runs(run: Run, store: Store, cells: list[str], code: int) -> None:
     assert run(*cells) == code
     assert len(store.records()) == len(cells), "every cell leaves a record, whatever its end"
+
+
+def test_a_run_that_learns_keeps_what_cells_that_passed_ran(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "learned.json"
+    assert run("--learn", "--map", str(file), "passes", "fails") == 1
+    ((cell, entry),) = learned.load(file).cells.items()
+    assert cell.split("/")[1] == "passes"
+    assert ("tests/unit/ci/bodies.py", "passes") in entry.units
 
 
 def test_a_record_says_what_ran_where_and_when(run: Run, store: Store) -> None:

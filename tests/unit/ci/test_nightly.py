@@ -155,7 +155,7 @@ def test_the_plan_has_every_kind_and_what_is_made_of_records() -> None:
         *("table-e2e", "table-accuracy", "table-perf", "comment", "site"),
     ]
     assert made["e2e"] == (
-        "-m ci e2e --select nightly --budget 30 --store sqlite:///x --json /night/e2e.json"
+        "-m ci e2e --select nightly --budget 30 --learn --store sqlite:///x --json /night/e2e.json"
     )
     assert made["perf"] == (
         "-m perf compare --base abc --store sqlite:///x --json /night/perf.json"

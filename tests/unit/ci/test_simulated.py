@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ci import plan
+from ci import learned, plan
 from ci.checkpoints import Checkpoints, Failure
 from ci.environment import ROOT
 from ci.errors import SimulatorError
@@ -54,6 +54,7 @@ class Bench:
     folder: Path
     imports: tuple[str, ...] = ("json",)
     jobs: int = 2
+    traced: tuple[str, ...] = ()
     failures: dict[str, Failure] = field(default_factory=dict)
     asked: list[tuple[str, str, int]] = field(default_factory=list)
 
@@ -64,7 +65,12 @@ class Bench:
     def run(self, *cells: Cell) -> Heard:
         heard = Heard()
         settings = Settings(
-            self.folder, self.variables, jobs=self.jobs, imports=self.imports, start_limit=30
+            self.folder,
+            self.variables,
+            jobs=self.jobs,
+            imports=self.imports,
+            traced=self.traced,
+            start_limit=30,
         )
         paths = {cell.model.name: self.folder for cell in cells}
         known = Checkpoints(
@@ -82,6 +88,20 @@ class Bench:
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path)
+
+
+def test_a_run_that_learns_notes_what_ran_in_every_process(bench: Bench) -> None:
+    cell = make_cell("starts_python")
+    assert bench.run(cell).of(cell).ran is None
+    bench.traced = ("tests/unit/ci",)
+    result = bench.run(cell).of(cell)
+    assert result.verdict == "passed"
+    assert result.ran is not None
+    entry = learned.entry(result.ran, ROOT, "0" * 40, "2026-11-21")
+    ran = {name for path, name in entry.units if path == "tests/unit/ci/bodies.py"}
+    assert {"starts_python", "elsewhere"} <= ran
+    assert not {"passes", "fails"} & ran
+    assert entry.operators == frozenset(), "nothing was on a device"
 
 
 def test_a_body_that_passes(bench: Bench) -> None:
