@@ -154,8 +154,11 @@ def _check_sizes(family: Family, place: str) -> None:
     """Refuse a size that the checkpoint's own name contradicts, as in 32B with 3.2 billions."""
     for number, checkpoint in enumerate(family.checkpoints):
         named = re.search(r"(?<![a-z0-9.])(\d+(?:\.\d+)?)b(?![a-z0-9])", checkpoint.repo.lower())
-        said = float(named[1]) if named else checkpoint.billions
-        if not 0.6 <= checkpoint.billions / said <= 1.5:
+        sizes = [size for size in (checkpoint.billions, checkpoint.active) if size is not None]
+        if named is None or not sizes:
+            continue
+        said = float(named[1])
+        if not any(0.6 <= size / said <= 2 for size in sizes):
             raise InvalidData(
                 f"{place}.checkpoints[{number}].billions: {checkpoint.name} has "
                 f"{checkpoint.billions} billions of weights; its repository's name says {said}.",

@@ -124,9 +124,10 @@ def paths(root: Path, key: str) -> list[Path]:
 
 def _check_rules(matrix: Matrix, places: Mapping[str, str]) -> None:
     families = {model.family for model in matrix.models.values()} | set(matrix.families)
+    models = [*matrix.models, *(c.name for f in matrix.families.values() for c in f.checkpoints)]
     for rule in matrix.rules:
         axes: tuple[tuple[str, tuple[str, ...] | None, Iterable[str]], ...] = (
-            ("model", rule.when.model, matrix.models),
+            ("model", rule.when.model, models),
             ("family", rule.when.family, families),
             ("feature", rule.when.feature, matrix.features),
             ("cann", rule.when.cann, matrix.cann),

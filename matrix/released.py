@@ -162,7 +162,10 @@ class Claims:
         )
         if said and scheme is None:
             return said
-        needed = gibibytes(checkpoint, scheme) / (hardware.memory_gib * WEIGHTS_SHARE)
+        size = gibibytes(checkpoint, scheme)
+        if size is None:
+            return hardware.cards  # of unknown size: a whole machine
+        needed = size / (hardware.memory_gib * WEIGHTS_SHARE)
         return 1 << (max(1, ceil(needed)) - 1).bit_length()
 
     def _over(self, models: Sequence[Model], ranges: Sequence[Hardware]) -> Iterator[Claim]:
@@ -224,8 +227,10 @@ class Claims:
         }
 
 
-def gibibytes(checkpoint: Released, scheme: str | None = None) -> float:
-    """Return the memory of a checkpoint's weights in GiB."""
+def gibibytes(checkpoint: Released, scheme: str | None = None) -> float | None:
+    """Return the memory of a checkpoint's weights in GiB; None where its size is not known."""
+    if checkpoint.billions is None:
+        return None
     scheme = scheme or checkpoint.native
     per_weight = WEIGHT_BYTES[scheme[:2]] if scheme else 2.0
     return checkpoint.billions * 1e9 * per_weight / 2**30
@@ -251,6 +256,6 @@ def _model(family: Family, checkpoint: Released, matrix: Matrix) -> Model:
         ),
         dtype="bfloat16",
         max_model_len=checkpoint.context,
-        parameters=round(checkpoint.billions * 1e9),
+        parameters=round(checkpoint.billions * 1e9) if checkpoint.billions else None,
         shown_on=stand_in,
     )

@@ -308,9 +308,9 @@ def _notes(matrix: Matrix, question: Question, claim: Claim, cards: int) -> Iter
         yield f"{cards} devices are {-(-cards // hardware.cards)} machines of {hardware.cards}."
     if claim.released is not None:
         size = gibibytes(claim.released, question.form.scheme if question.form else None)
+        told = "of unknown size" if size is None else f"about {size:.0f} GiB"
         yield (
-            f"Weights: about {size:.0f} GiB; {cards} of {hardware.cards} devices of "
-            f"{hardware.memory_gib} GiB."
+            f"Weights: {told}; {cards} of {hardware.cards} devices of {hardware.memory_gib} GiB."
         )
     if question.model.notes:
         yield question.model.notes

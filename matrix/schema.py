@@ -614,7 +614,9 @@ class Released(Strict):
 
     name: Name
     repo: Repository
-    billions: float = Field(gt=0, description="Weights in all, in billions.")
+    billions: float | None = Field(
+        default=None, gt=0, description="Weights in all, in billions; None where no source says."
+    )
     active: float | None = Field(
         default=None, gt=0, description="Weights that one token uses, in billions, if fewer."
     )
@@ -641,7 +643,7 @@ class Released(Strict):
 
     @model_validator(mode="after")
     def _active_are_some(self) -> Released:
-        if self.active is not None and self.active >= self.billions:
+        if self.active is not None and (self.billions is None or self.active >= self.billions):
             raise ValueError(f"active is {self.active}, which is not less than billions")
         return self
 
