@@ -21,6 +21,7 @@ from matrix.schema import (
     Selection,
     Serving,
     TorchNpuPair,
+    Upstream,
     VersionPolicy,
 )
 
@@ -52,6 +53,7 @@ class Matrix:
     accuracy: dict[str, AccuracySuite]
     combinations: Combinations
     benchmarks: dict[str, Benchmark]
+    upstream: Upstream
 
     @property
     def release(self) -> Release:

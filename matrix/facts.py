@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 
 from matrix.claims import Matrix
-from matrix.documents import display
+from matrix.documents import Document, display
 from matrix.errors import DuplicateName, InvalidData, UnknownReference, did_you_mean
-from matrix.schema import Branch, Family, Released
+from matrix.schema import Branch, Family, Released, UpstreamFile
 
 Places = Mapping[str, Mapping[str, str]]
 """Sort of entry to name to `file:line: key`."""
@@ -38,6 +38,23 @@ def require(pattern: str, names: Iterable[str], place: str, sort: str) -> None:
             f"{place}: no {sort} is called, or matched by, {pattern!r}.",
             did_you_mean(pattern, names),
         )
+
+
+def check_upstream(matrix: Matrix, document: Document[UpstreamFile]) -> None:
+    """Raise UnknownReference where upstream's tables name something that is not there."""
+    names = [c.name for family in matrix.families.values() for c in family.checkpoints]
+    given = matrix.upstream
+    for number, table in enumerate(given.tables):
+        place = document.where(("upstream", "tables", number))
+        for hardware in table.hardware:
+            require(hardware, matrix.hardware | matrix.sharing, f"{place}.hardware", "hardware")
+        for row in table.rows:
+            for pattern in row.models:
+                require(pattern, names, f"{place}: {row.label}", "released checkpoint")
+    asked = [column.feature for column in (*given.columns, *given.pairs)]
+    asked += [feature for row in given.features for feature in row.features]
+    for feature in asked:
+        require(feature, matrix.features, document.where(("upstream",)), "feature")
 
 
 def _check_hardware(matrix: Matrix, places: Mapping[str, str]) -> None:

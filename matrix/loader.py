@@ -18,7 +18,7 @@ from matrix.combining import check_combinations, everything
 from matrix.documents import Document, display
 from matrix.errors import DuplicateName, InvalidData
 from matrix.expecting import check_expected
-from matrix.facts import check_facts, require
+from matrix.facts import check_facts, check_upstream, require
 from matrix.selecting import check_selections
 
 FILES: Mapping[str, type[BaseModel]] = {
@@ -89,6 +89,7 @@ def load(root: Path | None = None, today: date | None = None) -> Matrix:
         for path in paths(root, key):
             entries[key].add(Document(path, model), key)
     pairs = Document(root / "combinations.yaml", schema.CombinationsFile)
+    tables = Document(root / "upstream.yaml", schema.UpstreamFile)
     found: dict[str, dict[str, Any]] = {key: value.found for key, value in entries.items()}
     ranges = found.pop("hardware")
     matrix = Matrix(
@@ -98,11 +99,13 @@ def load(root: Path | None = None, today: date | None = None) -> Matrix:
         sharing={name: h for name, h in ranges.items() if h.same_chip_as is not None},
         policy=Document(root / "branches.yaml", schema.BranchesFile).content.policy,
         combinations=pairs.content.combinations,
+        upstream=tables.content.upstream,
         **found,
     )
     places = {key: value.places for key, value in entries.items()}
     _check_rules(matrix, places["rules"])
     check_facts(matrix, places)
+    check_upstream(matrix, tables)
     check_combinations(matrix, pairs.where(("combinations",)))
     cells = everything(matrix)
     check_selections(matrix, cells)

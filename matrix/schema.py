@@ -769,6 +769,54 @@ class HardwareFile(Strict):
     hardware: tuple[Hardware, ...] = Field(min_length=1)
 
 
+class UpstreamColumn(Strict):
+    """A column, or a row of the triangle of features, and the feature that stands for it here."""
+
+    label: str
+    feature: Name
+
+
+class UpstreamRow(Strict):
+    """A row of a table of models, and the released checkpoints that stand for it here."""
+
+    label: str
+    says: Literal["supported", "experimental", "untested", "unsupported"]
+    models: tuple[str, ...] = Field(min_length=1, description="Patterns of released checkpoints.")
+
+
+class UpstreamTable(Strict):
+    """A table of models on some hardware."""
+
+    name: Name
+    title: str
+    hardware: tuple[Name, ...] = Field(min_length=1)
+    rows: tuple[UpstreamRow, ...] = Field(min_length=1)
+
+
+class UpstreamFeature(Strict):
+    """A row of the table of features, and the features that stand for it here."""
+
+    label: str
+    features: tuple[Name, ...] = Field(min_length=1)
+    models: tuple[str, ...] = Field(default=("*",), description="Patterns of models that count.")
+
+
+class Upstream(Strict):
+    """The shape of upstream's tables, filled from evidence of this project."""
+
+    source: Source
+    columns: tuple[UpstreamColumn, ...]
+    tables: tuple[UpstreamTable, ...]
+    features: tuple[UpstreamFeature, ...]
+    pairs: tuple[UpstreamColumn, ...]
+
+
+class UpstreamFile(Strict):
+    """The shape of matrix/upstream.yaml."""
+
+    upstream: Upstream
+
+
 class TorchNpuFile(Strict):
     """The shape of matrix/torch_npu.yaml."""
 

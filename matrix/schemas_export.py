@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from matrix.errors import InvalidData
 from matrix.loader import FILES
-from matrix.schema import CombinationsFile
+from matrix.schema import CombinationsFile, UpstreamFile
 
 FOLDER = Path(__file__).parent / "schemas"
 """Where the exported schemas are committed."""
@@ -17,7 +17,7 @@ FOLDER = Path(__file__).parent / "schemas"
 
 def render() -> dict[str, str]:
     """Return file name to text for every schema."""
-    own: dict[str, type[BaseModel]] = {"combinations": CombinationsFile}
+    own: dict[str, type[BaseModel]] = {"combinations": CombinationsFile, "upstream": UpstreamFile}
     return {f"{stem}.json": _text(stem, model) for stem, model in {**own, **FILES}.items()}
 
 

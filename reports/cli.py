@@ -62,13 +62,21 @@ def _parser() -> argparse.ArgumentParser:
     taken.set_defaults(run=_ingest)
 
     export = commands.add_parser(
-        "export", parents=[derived], help="statuses as JSON, records as Parquet"
+        "export",
+        parents=[derived],
+        help="statuses as JSON, records as Parquet, or vllm-ascend's own tables as Markdown",
     )
     export.add_argument(
-        "format", nargs="?", choices=("json", "parquet"), default="json", metavar="json|parquet"
+        "format",
+        nargs="?",
+        choices=("json", "parquet", "upstream"),
+        default="json",
+        metavar="json|parquet|upstream",
     )
     export.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="for parquet")
-    export.add_argument("--out", type=Path, metavar="FILE", help="for json; else printed")
+    export.add_argument(
+        "--out", type=Path, metavar="FILE", help="for json and upstream; else printed"
+    )
     export.set_defaults(run=_export)
 
     said = commands.add_parser(
@@ -188,6 +196,11 @@ def _ingest(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
+    if options.format == "upstream":
+        from reports import upstream  # no other command renders these
+
+        _write(upstream.render(_derive(options)), options.out)
+        return 0
     if options.format == "parquet":
         return _export_parquet(options)
     if options.folder is not None:

@@ -66,6 +66,14 @@ def _write_empty(root: Path) -> None:
     _write(root / "families" / "none.yaml", "families", [])
     for key in ("serving", "torch_npu", "benchmarks", "expected"):
         _write(root / f"{key}.yaml", key, [])
+    shape = {
+        "source": "made up by a seed",
+        "columns": [],
+        "tables": [],
+        "features": [],
+        "pairs": [],
+    }
+    (root / "upstream.yaml").write_text(json.dumps({"upstream": shape}))
     policy = {"maintained_minors": 3, "versions": [], "branches": []}
     (root / "branches.yaml").write_text(json.dumps({"policy": policy, "branches": []}))
 

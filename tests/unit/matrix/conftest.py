@@ -45,7 +45,7 @@ def data(tmp_path: Path) -> Data:
     root.mkdir()
     for path in source.glob("*.yaml"):
         shutil.copy(path, root)
-    for folder in ("models", "families", "rules"):
+    for folder in ("models", "families", "features", "rules"):
         shutil.copytree(source / folder, root / folder)
     return Data(root)
 
