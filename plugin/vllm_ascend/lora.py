@@ -87,8 +87,21 @@ class NPUPunicaWrapper(PunicaWrapperBase):
         buffer: Tensor | None = None,
         **kwargs: Any,
     ) -> None:
-        """Adds scale * x @ A @ B of each sampled row's adapter to the logits y."""
+        """Adds scale * x @ A @ B of each sampled row's adapter to the logits y.
+
+        Raises:
+            NotImplementedError: the rows are those of a prompt, and an adapter changes the output
+                layer.
+        """
         y, x = y.view(-1, y.shape[-1]), x.view(-1, x.shape[-1])
+        if x.shape[0] != self.sampler_indices.shape[0]:
+            # A prompt whose logprobs are asked for: vLLM does not say which request it is of.
+            if bool(lora_a_stacked.any()):
+                raise NotImplementedError(
+                    "logprobs of a prompt with an adapter of the output layer cannot be computed; "
+                    "ask without prompt_logprobs, or leave lm_head out of the adapter"
+                )
+            return
         if buffer is None:
             buffer = x.new_empty(x.shape[0], lora_b_stacked.shape[-1])
         _shrink(buffer, x, lora_a_stacked, self.sampler_indices, scale)
