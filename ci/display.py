@@ -142,7 +142,8 @@ def proof_in_short(result: Result, shared: Mapping[str, int]) -> str:
 
 
 def _entries(result: Result) -> list[str]:
-    return [f"{name}={value}" for name, value in result.proof.items()]
+    # The commands are for the pages about serving; they would fill the line.
+    return [f"{name}={value}" for name, value in result.proof.items() if name != "commands"]
 
 
 def shorten(text: str) -> str:

@@ -346,7 +346,10 @@ def run_body(request: Request) -> dict[str, Any]:
         context = dict(request.context)
         for key in ("checkpoint", "workdir", "log"):
             context[key] = Path(context[key])
-        outcome = body(contract.CellContext(**context))
+        cell = contract.CellContext(**context)
+        outcome = body(cell)
+        if outcome.proof and cell.commands:
+            outcome.proof["commands"] = cell.commands
         result = {
             "metrics": {name: list(pair) for name, pair in outcome.metrics.items()},
             "proof": outcome.proof,

@@ -28,6 +28,7 @@ class CellContext:
         chip: the chip as torch-npu names it, such as Ascend910B1.
         cann: version of CANN.
         environment: variables that the runner set for the device, for processes that a body starts.
+        commands: what the body started, in its order; filled as it starts them.
     """
 
     cell_id: str
@@ -39,6 +40,14 @@ class CellContext:
     chip: str
     cann: str
     environment: dict[str, str] = field(default_factory=dict)
+    commands: list[str] = field(default_factory=list)
+
+    def started(self, command: str) -> None:
+        """Note a command for readers of the record: folders of this machine become names."""
+        names = {str(self.checkpoint): self.model["name"], str(self.workdir): "/path/to"}
+        for folder in sorted(names, key=len, reverse=True):  # one may be inside the other
+            command = command.replace(folder, names[folder])
+        self.commands.append(command)
 
     def parameter(self, name: str, default: Any) -> Any:
         """Return what features.yaml says under `parameters`, or `default`."""

@@ -264,7 +264,9 @@ def start(ctx: CellContext, *, in_process: bool = True, **overrides: Any) -> Ite
     imported = time.perf_counter()
     # vLLM collects garbage a dozen times while it starts, each time over all that was imported.
     gc.freeze()
-    llm = LLM(model=str(ctx.checkpoint), **arguments(ctx, overrides))
+    options = {"model": str(ctx.checkpoint), **arguments(ctx, overrides)}
+    ctx.started(f"vllm.LLM({', '.join(f'{name}={value!r}' for name, value in options.items())})")
+    llm = LLM(**options)
     timings = {"import": imported - started, "engine_start": time.perf_counter() - imported}
     engine = Engine(llm, timings, counters)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -130,10 +131,12 @@ def serve(ctx: CellContext) -> Iterator[Server]:
     environment = {**os.environ, **ctx.environment, **QUIET, "CANNSIM_COUNTERS": str(counters)}
     # An engine body of the same process may have asked for an engine without processes.
     environment.pop("VLLM_ENABLE_V1_MULTIPROCESSING", None)
+    words = command(ctx, port)
+    ctx.started(shlex.join(["vllm", *words[1:]]))
     started = time.perf_counter()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command(ctx, port),
+            words,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=environment,

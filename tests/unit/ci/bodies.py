@@ -38,6 +38,11 @@ def elsewhere() -> None:
     print("in another process")
 
 
+def serves(ctx: CellContext) -> Outcome:
+    ctx.started(f"vllm serve {ctx.checkpoint} --log={ctx.workdir}/server.log")
+    return Outcome(proof={"on": True})
+
+
 def fails(ctx: CellContext) -> Outcome:
     raise GateFailed("token 3 of prompt 1 differs: 17 is not 12")
 

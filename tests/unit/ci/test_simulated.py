@@ -115,6 +115,14 @@ def test_a_body_that_passes(bench: Bench) -> None:
     assert result.timings["engine_start"] == 0.2
     assert result.log is not None
     assert f"hello from {cell.id}" in result.log.read_text()
+    assert "commands" not in result.proof
+
+
+def test_commands_stand_in_the_proof_without_folders(bench: Bench) -> None:
+    cell = make_cell("serves")
+    proof = bench.run(cell).of(cell).proof
+    assert proof["on"] is True
+    assert proof["commands"] == [f"vllm serve {cell.model.name} --log=/path/to/server.log"]
 
 
 @pytest.mark.parametrize(
