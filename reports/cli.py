@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,9 @@ from reports.record import Record, parse
 from reports.statuses import KINDS, Status
 from reports.store import Store
 from reports.support import Support, as_json, derive
+
+SITE = "ASCEND_MATRIX_SITE"
+"""Environment variable with the address of the published site."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
         "--run", dest="file", type=Path, metavar="FILE", help="what a run's --json wrote"
     )
     said.add_argument("--out", type=Path, metavar="FILE")
+    said.add_argument(
+        "--site",
+        metavar="URL",
+        default=os.environ.get(SITE),
+        help=f"the published site, to link cells to ({SITE})",
+    )
     said.set_defaults(run=_comment)
 
     store_cli.add_commands(commands, shared)
@@ -239,7 +249,7 @@ def _comment(options: argparse.Namespace) -> int:
     first = min((record.started for record in shown), default=None)
     # Without a choice all records are shown, and nothing is before them.
     before = [r for r in stored if first and r.started < first and r.id not in told]
-    _write(comment.render(shown, comment.newest(before)), options.out)
+    _write(comment.render(shown, comment.newest(before), site=options.site), options.out)
     return 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from urllib.parse import quote
 
 from reports import measures
 from reports.record import Kind, Record, Verdict
@@ -33,7 +34,11 @@ def newest(records: Iterable[Record]) -> dict[tuple[str, Kind], Record]:
 
 
 def render(
-    records: Iterable[Record], base: Base | None = None, limit: int = LIMIT, title: str = "Cells"
+    records: Iterable[Record],
+    base: Base | None = None,
+    limit: int = LIMIT,
+    title: str = "Cells",
+    site: str | None = None,
 ) -> str:
     """Return the comment as Markdown, no longer than `limit` characters.
 
@@ -44,6 +49,7 @@ def render(
         base: what each cell had before; verdicts that differ are marked.
         limit: the most characters.
         title: the heading.
+        site: address of the published site, to which cells are then linked.
     """
     chosen = sorted(
         newest(records).values(),
@@ -58,7 +64,7 @@ def render(
     if urgent:
         text.rows(
             ["#### Not passed", "", *_header("cell", "kind", "verdict", "before", "why")],
-            (_urgent_row(record, before) for record in urgent),
+            (_urgent_row(record, before, site) for record in urgent),
             [""],
         )
     for kind in KINDS:
@@ -71,7 +77,7 @@ def render(
                     "",
                     *_header("cell", "measured", "evidence", "seconds"),
                 ],
-                (_passed_row(record) for record in passed),
+                (_passed_row(record, site) for record in passed),
                 ["", "</details>", ""],
             )
     return text.end()
@@ -152,10 +158,10 @@ def _changes(records: Sequence[Record], base: Base) -> list[str]:
     return [f"Of {len(pairs)} that ran before, {worse} no longer pass and {better} pass anew.", ""]
 
 
-def _urgent_row(record: Record, base: Base) -> str:
+def _urgent_row(record: Record, base: Base, site: str | None) -> str:
     was = base.get((record.cell, record.kind))
     return _row(
-        code(record.cell),
+        _cell(record, site),
         _kind(record),
         f"{SYMBOLS[record.verdict]} {record.verdict}",
         f"{was.verdict}, {was.started:%Y-%m-%d}" if was else "",
@@ -170,8 +176,15 @@ def _why(record: Record) -> str:
     return code(f"{record.error.class_}: {first}")
 
 
-def _passed_row(record: Record) -> str:
-    return _row(code(record.cell), _measured(record), record.evidence, f"{record.seconds:.1f}")
+def _passed_row(record: Record, site: str | None) -> str:
+    return _row(_cell(record, site), _measured(record), record.evidence, f"{record.seconds:.1f}")
+
+
+def _cell(record: Record, site: str | None) -> str:
+    """Return a cell's id, linked to where the site shows it."""
+    if not site:
+        return code(record.cell)
+    return f"[{code(record.cell)}]({site.rstrip('/')}/matrix.html#{quote(record.cell)})"
 
 
 def _kind(record: Record) -> str:

@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for _ in store.add_all(parse(one) for one in documents(cells, options.records)):
             pass
         wall, processor = time.perf_counter(), time.process_time() + children()
-        site.write(derive(made, store, datetime.now(UTC)), out)
+        site.write(derive(made, store, datetime.now(UTC), max_age_days=20), out)
         found: dict[str, object] = {
             "cells": len(cells),
             "records": options.records,

@@ -64,7 +64,8 @@
   // -------------------------------------------------------------------------------------- choices
 
   const DEFAULTS = {
-    view: "grid", hw: data.hardware[0].name, cann: data.cann[0].version, kind: data.kinds[0],
+    view: "grid", hw: data.hardware[0].name,
+    cann: (data.cann.find((one) => one.status === "current") || data.cann[0]).version, kind: data.kinds[0],
     models: "", features: "", states: "", evidence: "", form: "", task: "", sort: "order", all: "",
   };
   const choice = { ...DEFAULTS };

@@ -195,3 +195,17 @@ def test_a_date_that_is_none(run: Run, capsys: pytest.CaptureFixture[str]) -> No
         run("comment", "--since", "yesterday")
     assert ended.value.code == 2
     assert "'yesterday' is no date" in capsys.readouterr().err
+
+
+def test_cells_lead_to_the_site() -> None:
+    other = "llama/base/cann-9.1.0/a2"
+    records = [record(CELL), record(other, verdict="failed")]
+    text = comment.render(records, site="https://x.example/s/")
+    for cell in (CELL, other):
+        assert f"[`{cell}`](https://x.example/s/matrix.html#{cell})" in text
+
+
+def test_strange_cells_stay_one_link() -> None:
+    strange = "a)b/[x](y)/cann-9.1.0/<z>"
+    text = comment.render([record(strange)], site="https://x.example")
+    assert "(https://x.example/matrix.html#a%29b/%5Bx%5D%28y%29/cann-9.1.0/%3Cz%3E)" in text
