@@ -131,6 +131,13 @@ class Quantisation(Strict):
     group_size: int | None = Field(
         default=None, ge=32, description="Inputs that share a scale; absent: one scale a channel."
     )
+    cache: Literal["C8"] | None = Field(
+        default=None,
+        description=(
+            "Keys and values as int8: of ModelSlim with a scale and offset a channel, of "
+            "compressed-tensors with one scale."
+        ),
+    )
 
     @model_validator(mode="after")
     def _exists(self) -> Quantisation:
@@ -139,7 +146,14 @@ class Quantisation(Strict):
             raise ValueError(f"{self.scheme} is a scheme of {', '.join(formats)}")
         if self.group_size is not None and self.scheme.startswith("W8A8"):
             raise ValueError(f"{self.scheme} has one scale a channel, and no group_size")
+        if self.cache is not None and self.format not in ("modelslim", "compressed-tensors"):
+            raise ValueError("quantised caches are of modelslim and compressed-tensors")
         return self
+
+    @property
+    def name(self) -> str:
+        """The scheme, with the cache's after a plus."""
+        return self.scheme if self.cache is None else f"{self.scheme}+{self.cache}"
 
 
 class QuantisedStandInCheckpoint(StandInRecipe):

@@ -67,6 +67,10 @@ def build(recipe: QuantisedStandInCheckpoint, folder: Path) -> None:
             files |= parts
         else:
             files[name], schemes[name] = weight, "FLOAT"
+    if how.cache is not None:
+        scales = _cache_scales(original, recipe.seed, how)
+        schemes |= dict.fromkeys(scales, how.cache)
+        files |= scales
     for target in (folder, folder / "dequantised"):
         shutil.copytree(
             original, target, ignore=shutil.ignore_patterns(WEIGHTS), dirs_exist_ok=True
@@ -77,6 +81,8 @@ def build(recipe: QuantisedStandInCheckpoint, folder: Path) -> None:
         description: dict[str, Any] = {"model_quant_type": how.scheme, **schemes}
         if how.group_size:
             description["group_size"] = how.group_size
+        if how.cache is not None:
+            description["kv_cache_type"] = how.cache
         (folder / "quant_model_description.json").write_text(json.dumps(description, indent=2))
     else:
         path = folder / "config.json"
@@ -101,11 +107,38 @@ def _input_ranges(folder: Path, seed: int) -> dict[str, tuple[float, float]]:
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.Linear):
             module.register_forward_pre_hook(watch(name))
+    _calibrate(model, seed)
+    return ranges
+
+
+def _calibrate(model: Any, seed: int) -> Any:
+    """What a model answers to seeded random tokens."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(model.config.vocab_size, CALIBRATION, generator=generator)
     with torch.inference_mode():
-        model(tokens)
-    return ranges
+        return model(tokens, use_cache=True)
+
+
+def _cache_scales(folder: Path, seed: int, how: Quantisation) -> dict[str, Tensor]:
+    """The scales of keys, as they are cached, and values of each layer, by the format's names."""
+    from transformers import AutoModelForCausalLM
+
+    cached = _calibrate(AutoModelForCausalLM.from_pretrained(folder), seed).past_key_values
+    made: dict[str, Tensor] = {}
+    for index, layer in enumerate(cached.layers):
+        stem = f"model.layers.{index}.self_attn"
+        for part, numbers in (("k", layer.keys), ("v", layer.values)):
+            if how.format == "compressed-tensors":
+                made[f"{stem}.{part}_scale"] = (numbers.abs().max() / 127).view(1)
+                continue
+            rows = numbers.transpose(1, 2).flatten(0, 1).flatten(1)  # [tokens, channels]
+            low, high = rows.amin(0), rows.amax(0)
+            scale = (high - low) / 255
+            made[f"{stem}.{part}_proj.kv_cache_scale"] = scale
+            made[f"{stem}.{part}_proj.kv_cache_offset"] = (-128 - low / scale).round()
+    return made
 
 
 def _quantise(
@@ -254,11 +287,15 @@ def _described(how: Quantisation) -> dict[str, Any]:
         "dynamic": dynamic,
     }
     whole = how.scheme.endswith("A16")
+    cache = None
+    if how.cache is not None:
+        cache = {**number, "num_bits": 8, "strategy": "tensor", "dynamic": False}
     parts = {"weights": weights, "input_activations": None if whole else inputs}
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized" if whole else "int-quantized",
         "quantization_status": "compressed",
         "ignore": ["lm_head"],
+        "kv_cache_scheme": cache,
         "config_groups": {"group_0": {"targets": ["Linear"], **parts}},
     }

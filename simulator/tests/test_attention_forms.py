@@ -280,6 +280,39 @@ class TestQuantised:
         )
         self.check(got, factors)
 
+    def test_whole_numbers_without_scales_are_refused(self) -> None:
+        keys, values = (x.transpose(1, 2).contiguous().npu() for x in self.codes)
+        with pytest.raises(RuntimeError, match="key_antiquant_scale"):
+            torch_npu.npu_fused_infer_attention_score(
+                self.query.transpose(1, 2).contiguous().npu(),
+                keys,
+                values,
+                input_layout="BNSD",
+                num_heads=self.heads,
+                num_key_value_heads=self.key_heads,
+            )
+
+    @pytest.mark.parametrize("layout", ["TND", "BSH"])
+    def test_several_rows_over_pages_of_whole_numbers_are_refused(self, layout: str) -> None:
+        pages = torch.zeros(2, BLOCK, 64, dtype=torch.int8, device="npu")
+        query = torch.zeros((4, 4, 32) if layout == "TND" else (2, 2, 128), device="npu")
+        scale = torch.ones(1, 64, dtype=torch.float16, device="npu")
+        with pytest.raises(RuntimeError, match=r"layout TND|one row to a query"):
+            torch_npu.npu_fused_infer_attention_score(
+                query.half(),
+                pages,
+                pages,
+                key_antiquant_scale=scale,
+                value_antiquant_scale=scale,
+                block_table=torch.zeros(2, 1, dtype=torch.int32, device="npu"),
+                block_size=BLOCK,
+                actual_seq_lengths=[2, 4] if layout == "TND" else None,
+                actual_seq_lengths_kv=[8, 8],
+                input_layout=layout,
+                num_heads=4,
+                num_key_value_heads=2,
+            )
+
     def test_the_older_scales_of_both(self) -> None:
         both = fill((2, 2, 1, self.width), torch.float16, "open", 3) * 0.05
         keys, values = (x.transpose(1, 2).contiguous().npu() for x in self.codes)

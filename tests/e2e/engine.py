@@ -189,11 +189,11 @@ class Engine:
         """Return the value of one of vLLM's Prometheus counters, summed over its labels."""
         return float(sum(m.value for m in self.llm.get_metrics() if m.name == name))
 
-    def proof_of_attention(self, run: Run) -> dict[str, object]:
+    def proof_of_attention(self, run: Run, *, apart: bool = False) -> dict[str, object]:
         """Require that each step of a run launched paged attention once per layer on the device.
 
-        Without the fused operator (a chip has none, or scores are capped) a layer may need as many
-        as the step has requests.
+        Without the fused operator (a chip has none, or scores are capped), and where requests are
+        attended `apart` for another reason, a layer may need as many as the step has requests.
 
         Raises:
             GateFailed: the model is not on an NPU, or the launches are not layers times steps.
@@ -204,10 +204,11 @@ class Engine:
         if run.work is not None:
             least = most = self.layers * len(run.steps)
             launches, names = run.work.attention, f"{device.ATTENTION}*"
-            apart = sum(run.work.matching(name) for name in self.attention_apart)
-            if apart:
-                launches += apart
+            others = sum(run.work.matching(name) for name in self.attention_apart)
+            if others:
+                launches += others
                 names = f"{'* and '.join(self.attention_apart)}*"
+            if others or apart:
                 most = self.layers * sum(len(step.tokens) for step in run.steps)
             proof["attention_launches"] = launches
             proof["operator_launches"] = run.work.total

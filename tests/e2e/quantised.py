@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from tests.e2e import device
 from tests.e2e.context import CellContext, Outcome, require
 from tests.e2e.engine import Engine, Run, start
 from tests.e2e.generation import greedy
@@ -27,15 +29,18 @@ GROUPED = "aclnnGroupedMatmul"
 
 def base(ctx: CellContext) -> Outcome:
     """The float model's own texts, read by the quantised one, and continued."""
-    scheme = str(ctx.model["checkpoint"]["quantisation"]["scheme"])
-    bounds = ctx.parameter("bounds", {})[scheme]
+    how = ctx.model["checkpoint"]["quantisation"]
+    scheme, cache = str(how["scheme"]), how.get("cache")
+    bounds = ctx.parameter("bounds", {})[f"{scheme}+{cache}" if cache else scheme]
     length = int(ctx.parameter("max_tokens", 16))
     references = {name: Reference(ctx.checkpoint / name) for name in ("float", "dequantised")}
     told = references["float"].decisive(int(ctx.parameter("prompts", 8)), length)
     with start(ctx) as engine:
         run = engine.generate([e.tokens for e in told], greedy(length, prompt_logprobs=0))
-        proof = engine.proof_of_attention(run)
+        proof = engine.proof_of_attention(run, apart=bool(cache))
         proof |= proof_of_products(run, *quantised_layers(engine), scheme)
+        if cache:
+            proof |= proof_of_cache(run, engine.layers, cache_specs(engine))
     found = logprobs(run)
     outcome = Outcome(proof=proof, timings=dict(engine.timings))
     for name, reference in references.items():
@@ -46,6 +51,10 @@ def base(ctx: CellContext) -> Outcome:
         outcome.metrics |= within(found, scored, name, float(bounds[name]))
         outcome.timings["reference"] = outcome.timings.get("reference", 0.0) + reference.seconds
     return outcome
+
+
+CACHE_OPERATORS = ("aclnnQuantize", "aclnnAscendAntiQuant")
+"""What makes int8 of keys and values, and numbers of int8."""
 
 
 def quantised_layers(engine: Engine) -> tuple[int, int]:
@@ -93,6 +102,70 @@ def proof_of_products(run: Run, linear: int, experts: int, scheme: str) -> dict[
         )
         proof[operator] = count
     return proof
+
+
+def cache_specs(engine: Engine) -> list[CacheSpec]:
+    """How a block of each group of layers lies in memory, and how large it would be unquantised."""
+    import dataclasses
+
+    dtype = engine.config.model_config.dtype
+    found = [group.kv_cache_spec for group in engine.core.scheduler.kv_cache_config.kv_cache_groups]
+    return [
+        CacheSpec(
+            str(spec.dtype).removeprefix("torch."),
+            int(spec.page_size_bytes),
+            int(dataclasses.replace(spec, dtype=dtype).page_size_bytes),
+        )
+        for spec in found
+    ]
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """One layer's block of the cache: its data type, bytes, and bytes in the model's data type."""
+
+    dtype: str
+    block_bytes: int
+    float_bytes: int
+
+
+def proof_of_cache(run: Run, layers: int, specs: Sequence[CacheSpec]) -> dict[str, object]:
+    """Require a cache of int8 in half the bytes, and the operators that write and read one.
+
+    A layer quantises keys and values in each step, attends all requests with one new token at
+    once, over int8, and restores keys and values of every other request.
+
+    Raises:
+        GateFailed: the cache is another, or the launches are not those.
+    """
+    require(bool(specs), "the engine has no cache")
+    for spec in specs:
+        require(
+            spec.dtype == "int8" and 2 * spec.block_bytes == spec.float_bytes,
+            f"a block of the cache is {spec.block_bytes} bytes of {spec.dtype}, and would be "
+            f"{spec.float_bytes} unquantised; int8 in half of that is wanted",
+        )
+    proof: dict[str, object] = {
+        "cache_dtype": specs[0].dtype,
+        "cache_block_bytes": [spec.block_bytes for spec in specs],
+        "cache_block_bytes_unquantised": [spec.float_bytes for spec in specs],
+    }
+    if run.work is None:
+        return proof
+    counts = [list(step.tokens.values()) for step in run.steps]
+    over_int8 = sum(1 in step for step in counts)
+    restored = sum(count > 1 for step in counts for count in step)
+    require(over_int8 > 0, "no step had a request with one new token, which reads int8")
+    expected = {
+        CACHE_OPERATORS[0]: 2 * layers * len(run.steps),
+        CACHE_OPERATORS[1]: 2 * layers * restored,
+        device.ATTENTION: layers * (over_int8 + restored),
+    }
+    for operator, launches in expected.items():
+        count = run.work.matching(operator)
+        require(count == launches, f"{count} launches of {operator}*, not {launches}")
+        proof[operator] = count
+    return proof | {"attention_launches_over_int8": layers * over_int8}
 
 
 def logprobs(run: Run) -> list[list[float]]:

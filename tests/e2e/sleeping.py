@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.e2e import compare
+from tests.e2e import compare, quantised
 from tests.e2e.context import CellContext, Outcome, require
 from tests.e2e.engine import start
 from tests.e2e.generation import compared, greedy
@@ -10,11 +10,15 @@ from tests.e2e.reference import Reference
 
 
 def sleep(ctx: CellContext) -> Outcome:
-    """Level 1 keeps weights on the host; level 2 drops them, and they are loaded again."""
+    """Level 1 keeps weights on the host; level 2 drops them, and they are loaded again.
+
+    Of a quantised model the tokens before are the reference, and the float model's prompts asked.
+    """
     import torch
 
     length = int(ctx.parameter("max_tokens", 12))
-    reference = Reference(ctx.checkpoint)
+    how = ctx.model["checkpoint"].get("quantisation")
+    reference = Reference(ctx.checkpoint / "float" if how else ctx.checkpoint)
     expected = reference.decisive(int(ctx.parameter("prompts", 4)), length)
     asked = [e.prompt for e in expected]
     with start(ctx) as engine:
@@ -40,10 +44,14 @@ def sleep(ctx: CellContext) -> Outcome:
         engine.llm.wake_up(tags=["kv_cache"])
         note()
         second = engine.generate(asked, greedy(length))
-        proof = engine.proof_of_attention(run)
+        proof = engine.proof_of_attention(run, apart=bool(how and how.get("cache")))
         proof |= proof_of_memory(taken, weights, caches)
         compare.equal_tokens(first.tokens, run.tokens, "tokens after level 1")
         compare.equal_tokens(second.tokens, run.tokens, "tokens after level 2 and a reload")
+        if how:
+            linear, experts = quantised.quantised_layers(engine)
+            proof |= quantised.proof_of_products(second, linear, experts, str(how["scheme"]))
+            return Outcome(proof=proof, timings=dict(engine.timings))
         return compared(ctx, engine, reference, run, expected, proof)
 
 
@@ -96,6 +104,11 @@ def proof_of_memory(taken: list[int], weights: int, caches: int) -> dict[str, ob
             f"sleep of level {level} freed {start - left} bytes; the weights alone are {weights}",
         )
     require(awake >= start and again >= start, f"waking took less than was freed: {taken}")
+    require(
+        2 * (again - start) < weights,
+        f"weights that were loaded again lie beside the first ones: {again - start} bytes more "
+        f"than at the start, of {weights} bytes of weights",
+    )
     require(
         weights <= partly - deep < again - deep,
         f"waking the weights alone took {partly - deep} bytes of {again - deep}",

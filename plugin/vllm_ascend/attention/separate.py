@@ -86,22 +86,41 @@ class SeparateAttentionImpl(AscendAttentionImpl):
         if not everything:
             own, table = query[rows], table[requests]
         keys, values = (cache.flatten(2) for cache in caches)
-        result = torch_npu.npu_incre_flash_attention(
+        result = self._single(
             own.flatten(1).unsqueeze(1),
             keys,
             values,
-            actual_seq_lengths=[metadata.seq_lens[i] for i in requests],
-            block_table=table.contiguous(),
-            num_heads=self.num_heads,
-            num_key_value_heads=self.num_kv_heads,
-            scale_value=self.scale,
-            input_layout="BSH",
-            block_size=keys.shape[1],
+            table.contiguous(),
+            [metadata.seq_lens[i] for i in requests],
         ).view(own.shape)
         if everything:
             output[: len(rows)] = result
         else:
             output[rows] = result
+
+    def _single(
+        self,
+        query: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        table: torch.Tensor,
+        lengths: list[int],
+    ) -> torch.Tensor:
+        """Attention of requests with one row each, [requests, 1, heads * head_size], over pages
+        [blocks, block_size, kv_heads * head_size].
+        """
+        return torch_npu.npu_incre_flash_attention(
+            query,
+            keys,
+            values,
+            actual_seq_lengths=lengths,
+            block_table=table,
+            num_heads=self.num_heads,
+            num_key_value_heads=self.num_kv_heads,
+            scale_value=self.scale,
+            input_layout="BSH",
+            block_size=keys.shape[1],
+        )
 
     def _prompt(
         self,

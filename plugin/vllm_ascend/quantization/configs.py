@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.fused_moe import RoutedExperts
 from vllm.model_executor.layers.linear import register_weight_loader_v2_supported_method
 from vllm.model_executor.layers.quantization.auto_awq import (
@@ -22,6 +23,7 @@ from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tenso
 )
 from vllm.model_executor.layers.quantization.utils.gptq_utils import get_linear_quant_method
 
+from vllm_ascend.quantization.caches import CompressedTensorsCacheMethod
 from vllm_ascend.quantization.checkpoints import require_companions
 from vllm_ascend.quantization.registry import UnsupportedQuantization
 
@@ -54,6 +56,23 @@ class AscendCompressedTensorsConfig(_OnNPU, CompressedTensorsConfig):
     """Linear layers find their products among the registered kernels."""
 
     scales = {"weight": ("weight_scale",), "weight_packed": ("weight_scale",)}  # noqa: RUF012
+
+    int8_cache: dict[str, Any] | None = None
+    """The scheme of a cache of integers, which vLLM itself would take for one of float8."""
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> AscendCompressedTensorsConfig:
+        scheme = config.get("kv_cache_scheme")
+        if scheme is None or scheme.get("type") != "int":
+            return super().from_config(config)
+        made = super().from_config({**config, "kv_cache_scheme": None})
+        made.int8_cache = scheme
+        return made
+
+    def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> QuantizeMethodBase | None:
+        if isinstance(layer, Attention) and self.int8_cache is not None:
+            return CompressedTensorsCacheMethod(self, self.int8_cache)
+        return super().get_quant_method(layer, prefix)
 
 
 @register_weight_loader_v2_supported_method

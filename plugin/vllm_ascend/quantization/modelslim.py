@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.fused_moe import RoutedExperts
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
     UnquantizedFusedMoEMethod,
@@ -35,6 +36,7 @@ from vllm.model_executor.parameter import (
 )
 
 from vllm_ascend.quantization import experts  # noqa: F401  # registers its schemes
+from vllm_ascend.quantization.caches import C8, FROM_MODELSLIM, STEM
 from vllm_ascend.quantization.checkpoints import require_companions
 from vllm_ascend.quantization.products import (
     MX_BLOCK,
@@ -45,6 +47,7 @@ from vllm_ascend.quantization.products import (
     require,
 )
 from vllm_ascend.quantization.registry import (
+    ATTENTION,
     EXPERTS,
     LINEAR,
     UnsupportedQuantization,
@@ -59,8 +62,10 @@ DESCRIPTION = "quant_model_description.json"
 FLOAT = "FLOAT"
 """The scheme of what is not quantised."""
 
-CACHES = ("kv_quant_type", "kv_cache_type", "fa_quant_type")
-"""Keys of the description under which caches, or attention itself, are quantised."""
+CACHES = {"kv_quant_type": (C8,), "kv_cache_type": (C8,), "fa_quant_type": ()}
+"""Keys of the description under which caches, or attention itself, are quantised, and how they may
+be.
+"""
 
 
 class ModelSlimConfig(QuantizationConfig):
@@ -94,11 +99,11 @@ class ModelSlimConfig(QuantizationConfig):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ModelSlimConfig:
-        for key in CACHES:
-            if config.get(key, FLOAT) not in (None, FLOAT):
+        for key, known in CACHES.items():
+            if config.get(key, FLOAT) not in (None, FLOAT, *known):
                 raise UnsupportedQuantization(
-                    f"{DESCRIPTION} has {key}: {config[key]!r}; quantised caches are not "
-                    "implemented on an NPU. Quantise the checkpoint without them."
+                    f"{DESCRIPTION} has {key}: {config[key]!r}; of quantised caches {C8} (int8) is "
+                    "implemented on an NPU. Quantise the checkpoint so, or without."
                 )
         return cls(config)
 
@@ -107,10 +112,21 @@ class ModelSlimConfig(QuantizationConfig):
     ) -> None:
         def companions(name: str, dtype: str) -> tuple[str, ...]:
             self.packed_scales |= name.endswith(".deq_scale") and dtype == "I64"
-            scheme = self.description.get(name, FLOAT) if name.endswith(".weight") else FLOAT
-            return COMPANIONS.get(str(scheme), ())
+            stem, _, last = name.rpartition(".")
+            if last != "weight":
+                return ()
+            caches = ("kv_cache_scale", "kv_cache_offset") if self._caches(stem) else ()
+            return (*COMPANIONS.get(str(self.description.get(name, FLOAT)), ()), *caches)
 
         require_companions(model_name, revision, companions)
+
+    def _caches(self, projection: str) -> bool:
+        """Whether what a projection makes is cached as int8."""
+        return f"{projection}.kv_cache_scale" in self.description
+
+    @staticmethod
+    def get_cache_scale_mapper() -> Any:
+        return FROM_MODELSLIM
 
     def apply_vllm_mapper(self, hf_to_vllm_mapper: Any) -> None:
         self.description = hf_to_vllm_mapper.apply_dict(self.description)
@@ -143,6 +159,8 @@ class ModelSlimConfig(QuantizationConfig):
             if scheme == FLOAT:
                 return UnquantizedFusedMoEMethod(layer.moe_config)
             return find_scheme(scheme, EXPERTS, prefix)(self, layer.moe_config)  # type: ignore[call-arg]
+        if isinstance(layer, Attention) and self._caches(f"{STEM.sub('', prefix)}.k_proj"):
+            return find_scheme(C8, ATTENTION, prefix)(self)  # type: ignore[call-arg]
         if isinstance(layer, VocabParallelEmbedding):
             scheme = self.description.get(f"{prefix}.weight", FLOAT)
             if isinstance(layer, ParallelLMHead) and scheme != FLOAT:

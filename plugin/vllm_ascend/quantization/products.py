@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 import torch_npu
 from torch import Tensor, nn
@@ -24,26 +27,57 @@ def require(*functions: str, what: str) -> None:
             )
 
 
-class Product(nn.Module):
-    """A layer's product: x [..., in], float16 or bfloat16, and a bias [out] to [..., out].
+class Kept:
+    """Tensors that are made of loaded ones, and are parameters of a layer from then on.
 
-    Its tensors are parameters, so that whatever moves or counts a model's weights finds them.
+    What moves or counts a model's weights finds them there, and weights that are loaded again come
+    to lie where the first did: vLLM copies a layer's parameters into the memory that they had.
     """
 
-    weight: Tensor
+    def __init__(self) -> None:
+        self._tensors: Mapping[str, Tensor | None] = {}
+        self._names: dict[str, str] = {}
 
     def keep(self, name: str, tensor: Tensor | None) -> None:
-        """Makes a tensor a parameter of this product."""
-        held = None if tensor is None else nn.Parameter(tensor, requires_grad=False)
-        self.register_parameter(name, held)
+        """Makes a tensor one of these, as an attribute of the same name."""
+        self._tensors = {**self._tensors, name: tensor}
+        self._names[name] = name
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.__dict__.get("_names", {}):
+            return self._tensors[self._names[name]]
+        raise AttributeError(f"{type(self).__name__} has no {name}")
+
+    def settle(self, layer: nn.Module, prefix: str, **names: str) -> None:
+        """Makes the tensors parameters of a layer.
+
+        Args:
+            layer: whose.
+            prefix: of their names there.
+            names: those of tensors that are called otherwise there.
+        """
+        called = {name: names.get(name, prefix + name) for name in self._names}
+        for name, own in called.items():
+            tensor = self._tensors[name]
+            held = None if tensor is None else nn.Parameter(tensor, requires_grad=False)
+            layer._parameters.pop(own, None)
+            layer.register_parameter(own, held)
+        self._tensors, self._names = layer._parameters, called
+
+
+class Product(Kept):
+    """A layer's product: x [..., in], float16 or bfloat16, and a bias [out] to [..., out]."""
 
     def install(self, layer: nn.Module, weight: str, *others: str) -> None:
         """Puts this in place of what was loaded: its weight under the old name, no others."""
         for name in (weight, *others):
-            if name in layer._parameters:
-                delattr(layer, name)
-        layer.register_parameter(weight, self.weight)  # type: ignore[arg-type]
+            layer._parameters.pop(name, None)
+        self.settle(layer, "product_", weight=weight)
         layer.product = self
+
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """The product."""
+        raise NotImplementedError
 
 
 class DynamicProduct(Product):
@@ -60,7 +94,7 @@ class DynamicProduct(Product):
         self.keep("weight", weight)
         self.keep("scale", scale)
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         codes, scales = torch_npu.npu_dynamic_quant(x.reshape(-1, x.shape[-1]))
         product = torch_npu.npu_quant_matmul(
             codes,
@@ -107,7 +141,7 @@ class StaticProduct(Product):
         self.keep("offset", None if input_offset is None else input_offset.to(dtype).view(1))
         self.keep("bias", bias)
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         codes = torch_npu.npu_quantize(
             x.reshape(-1, x.shape[-1]), self.factor, self.offset, torch.qint8, -1, False
         )
@@ -135,7 +169,7 @@ class MxProduct(Product):
         self.keep("weight", weight.t())
         self.keep("scale", exponents.unflatten(1, (-1, 2)).transpose(0, 1))
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         codes, exponents = torch_npu.npu_dynamic_mx_quant(
             x.reshape(-1, x.shape[-1]), dst_type=torch.float8_e4m3fn
         )
@@ -186,7 +220,7 @@ class WeightOnlyProduct(Product):
             )
         self.group = codes.shape[0] // groups if groups > 1 else 0
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         if bias is not None and bias.dtype == torch.bfloat16:
             bias = bias.float()  # the operator adds no bfloat16 bias
         product = torch_npu.npu_weight_quant_batchmatmul(

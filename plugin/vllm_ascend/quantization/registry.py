@@ -13,7 +13,7 @@ from vllm_ascend.platform import UnsupportedOnNPU
 
 Method = TypeVar("Method", bound=type[QuantizeMethodBase])
 
-LINEAR, EXPERTS = "linear", "experts"
+LINEAR, EXPERTS, ATTENTION = "linear", "experts", "attention"
 """Kinds of layers."""
 
 _SCHEMES: dict[tuple[str, str], type[QuantizeMethodBase]] = {}

@@ -372,6 +372,17 @@ void check_paged_cache(const View& table, const Codes& key, OptionalIntArray len
                 "a cache [blocks, block, heads * width] with " + text(key.size(-1)) + " numbers to a token; at most 65535 are taken, or [blocks, heads, block, width]");
 }
 
+// int8 or int4 keys and values by a query in 16 bits: what they need, and where they are taken ("fake
+// quantisation" in the documents of aclnnFusedInferAttentionScoreV3 and V5).
+void check_antiquant(const Codes& query, const Codes& key, bool scaled, const std::string& layout, const Rows& rows, bool paged) {
+  const bool codes = key.type == ACL_INT8 || key.type == ACL_INT4 || key.type == ACL_INT32;
+  if (!codes || query.type == ACL_INT8) return;
+  refuse_unless(scaled, "keys and values are whole numbers and query is not; key_antiquant_scale and value_antiquant_scale are needed");
+  refuse_unless(!packed(layout), "layout " + layout + " takes no int8 or int4 keys and values beside a query that is not quantised");
+  refuse_unless(rows.single || !paged || chip_is("Ascend950"),
+                "int8 or int4 keys and values in pages are taken for one row to a query; here are several");
+}
+
 // The first 24 arguments are the same in every version; the numbers begin at `numbers`.
 template <size_t numbers, typename Arguments>
 void check(const Arguments& arguments) {
@@ -391,6 +402,8 @@ void check(const Arguments& arguments) {
   const Codes& query = std::get<0>(arguments).kept;
   const Rows rows = rows_of(query, input_layout(layout), heads, given_lengths(lengths));
   check_widths(query, keys[0], rows, heads, std::get<numbers + 5>(arguments).kept);
+  check_antiquant(query, keys[0], std::get<12>(arguments).kept.present || std::get<17>(arguments).kept.present, input_layout(layout), rows,
+                  std::get<14>(arguments).kept.present);
   check_paged_cache(std::get<14>(arguments).kept, keys[0], given_lengths(std::get<6>(arguments)), rows, std::get<numbers + 8>(arguments).kept);
   const auto absent = [](const View& view, const char* name) {  // refused, never ignored
     refuse_unless(!view.present || c10::multiply_integers(view.sizes) == 0, std::string(name) + " is not simulated");

@@ -14,6 +14,7 @@ from tests.e2e import adapters, endpoints, generation, quantised, sampling, slee
 from tests.e2e.context import GateFailed
 from tests.e2e.device import Work
 from tests.e2e.engine import Engine, Run, Step, StepTrace
+from tests.e2e.quantised import CacheSpec
 from tests.e2e.reference import Scored
 from tests.e2e.serving import ServerError, flags, read_metric, require_served
 
@@ -280,6 +281,7 @@ def test_sleep_has_to_free_the_weights_and_take_them_again() -> None:
         (5, 90, "less than was freed"),
         (4, 30, "weights alone took 20"),
         (4, 100, "weights alone took 90"),
+        (5, 120, "beside the first ones: 20 bytes more"),
     ):
         with pytest.raises(GateFailed, match=words):
             sleeping.proof_of_memory([*good[:place], value, *good[place + 1 :]], 30, 60)
@@ -301,6 +303,26 @@ def test_quantised_products_have_to_be_launched_once_per_layer_and_step() -> Non
         quantised.proof_of_products(run(24, 24), 12, 1, "W8A8_DYNAMIC")
     with pytest.raises(GateFailed, match=r"0 launches of aclnnGroupedMatmul\*"):
         quantised.proof_of_products(run(28, 24), 12, 1, "W8A8_DYNAMIC")
+
+
+def test_a_quantised_cache_has_to_be_small_written_and_read() -> None:
+    """Two layers; a prompt of four tokens, then it and another prompt, then both by one token."""
+    steps = [Step({"a": 4}, 0, 1), Step({"a": 1, "b": 3}, 2, 3), Step({"a": 1, "b": 1}, 4, 5)]
+    good = {"aclnnQuantize": 12, "aclnnAscendAntiQuant": 8, "aclnnFusedInferAttentionScoreV3": 8}
+
+    def proof(specs: list[CacheSpec], launches: dict[str, int]) -> dict[str, object]:
+        return quantised.proof_of_cache(Run([], 1.0, steps, Work(launches, 0)), 2, specs)
+
+    spec = CacheSpec("int8", 100, 200)
+    assert proof([spec], good)["attention_launches_over_int8"] == 4
+    for wrong in (CacheSpec("float16", 100, 200), CacheSpec("int8", 200, 200)):
+        with pytest.raises(GateFailed, match="int8 in half of that"):
+            proof([spec, wrong], good)
+    for operator in good:
+        with pytest.raises(GateFailed, match=r"launches of aclnn.*not "):
+            proof([spec], {**good, operator: good[operator] - 1})
+    with pytest.raises(GateFailed, match="no step had a request with one new token"):
+        quantised.proof_of_cache(Run([], 1.0, steps[:1], Work(good, 0)), 2, [spec])
 
 
 def test_an_error_beyond_its_bound_is_refused() -> None:

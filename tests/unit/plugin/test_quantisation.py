@@ -23,10 +23,17 @@ from vllm.model_executor.layers.fused_moe.config import (
 )
 from vllm.scalar_type import scalar_types
 from vllm_ascend import chips
+from vllm_ascend.attention.backend import AscendAttentionImpl, AscendMetadata
+from vllm_ascend.attention.quantised import Codes, QuantisedCacheImpl
 from vllm_ascend.overrides import quantizations, register_all
 from vllm_ascend.platform import NPUPlatform
 from vllm_ascend.quantization import registry
-from vllm_ascend.quantization.configs import AscendAWQConfig, AscendGPTQConfig
+from vllm_ascend.quantization.caches import CompressedTensorsCacheMethod
+from vllm_ascend.quantization.configs import (
+    AscendAWQConfig,
+    AscendCompressedTensorsConfig,
+    AscendGPTQConfig,
+)
 from vllm_ascend.quantization.kernels import AscendInt8LinearKernel, AscendWeightOnlyLinearKernel
 from vllm_ascend.quantization.modelslim import DESCRIPTION, ModelSlimConfig, W8A8Linear
 from vllm_ascend.quantization.registry import UnsupportedQuantization
@@ -102,8 +109,8 @@ def test_what_was_loaded_does_not_stay_beside_what_is_used() -> None:
     layer, _ = linear(Quantisation(format="awq", scheme="W4A16", group_size=64), torch.float16)
     assert {name for name, _ in layer.named_parameters()} == {
         "qweight",
-        "product.scale",
-        "product.offset",
+        "product_scale",
+        "product_offset",
     }
     assert layer.qweight is layer.product.weight
     assert layer.qweight.numel() == LENGTH * WIDTH // 8
@@ -164,10 +171,112 @@ def test_a_layer_that_the_description_lacks_is_named_with_the_nearest() -> None:
         config.scheme_of(PREFIX.replace("down", "up"))
 
 
-def test_a_quantised_cache_is_refused() -> None:
-    assert ModelSlimConfig.from_config({"kv_quant_type": "FLOAT"}).description
-    with pytest.raises(UnsupportedQuantization, match=r"kv_quant_type: 'C8'.*caches"):
-        ModelSlimConfig.from_config({"kv_quant_type": "C8"})
+def test_a_cache_of_another_kind_is_refused() -> None:
+    for quantised in ("FLOAT", "C8"):
+        assert ModelSlimConfig.from_config({"kv_cache_type": quantised}).description
+    with pytest.raises(UnsupportedQuantization, match=r"kv_cache_type: 'C4'.*C8 \(int8\)"):
+        ModelSlimConfig.from_config({"kv_cache_type": "C4"})
+    with pytest.raises(UnsupportedQuantization, match="fa_quant_type: 'FAQuant'"):
+        ModelSlimConfig.from_config({"fa_quant_type": "FAQuant"})
+
+
+def test_a_layer_whose_cache_is_quantised_needs_both_parts(tmp_path: Path) -> None:
+    keys, values = (f"model.layers.0.self_attn.{part}_proj" for part in "kv")
+    config = ModelSlimConfig(
+        {f"{stem}.{name}": "C8" for stem in (keys, values) for name in ("weight", "kv_cache_scale")}
+    )
+    tensors = {f"{stem}.weight": torch.zeros(2) for stem in (keys, values)}
+    tensors |= {f"{keys}.kv_cache_{part}": torch.zeros(2) for part in ("scale", "offset")}
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UnsupportedQuantization, match=r"v_proj\.weight, and not .*kv_cache_scale"):
+        config.maybe_update_config(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameter"),
+    [
+        ("self_attn.k_proj.kv_cache_scale", "self_attn.attn.k_cache_scale"),
+        ("self_attn.v_proj.kv_cache_offset", "self_attn.attn.v_cache_offset"),
+        ("self_attn.v_proj.weight_scale", "self_attn.v_proj.weight_scale"),
+    ],
+)
+def test_scales_of_a_cache_are_found_by_their_names(name: str, parameter: str) -> None:
+    assert ModelSlimConfig.get_cache_scale_mapper().map_name(name) == parameter
+
+
+def test_a_cache_of_integers_is_not_taken_for_one_of_float8() -> None:
+    scheme = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "tensor"}
+    read = AscendCompressedTensorsConfig.from_config
+    made = read({"format": "int-quantized", "kv_cache_scheme": {**scheme, "dynamic": False}})
+    assert made.kv_cache_scheme is None
+    assert made.int8_cache["num_bits"] == 8
+    with pytest.raises(UnsupportedQuantization, match=r"'num_bits': 4.*'num_bits': 8"):
+        CompressedTensorsCacheMethod(made, {**scheme, "num_bits": 4, "dynamic": False})
+    with pytest.raises(UnsupportedQuantization, match="strategy 'channel'"):
+        CompressedTensorsCacheMethod(made, {**scheme, "strategy": "channel", "dynamic": False})
+
+
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_attention_over_int8_is_that_over_what_it_stands_for(
+    dtype: torch.dtype, window: int | None
+) -> None:
+    """Requests with one row, with several, and with keys in two blocks, in one step."""
+    heads, key_heads, width = 4, 2, 32
+    plain = AscendAttentionImpl(heads, width, 0.2, key_heads, sliding_window=window)
+    impl = QuantisedCacheImpl.instead_of(plain)
+    channels = key_heads * width
+    impl.codes = (
+        Codes(torch.rand(channels) / 40 + 0.01, torch.randint(-20, 20, (channels,)), dtype),
+        Codes(torch.rand(channels) / 40 + 0.01, torch.randint(-20, 20, (channels,)), dtype),
+    )
+    holder = torch.nn.Module()
+    for part, codes in zip("kv", impl.codes, strict=True):
+        codes.settle(holder, part)
+    holder.npu()
+    cache = torch.zeros(5, 128, key_heads, 2 * width, dtype=torch.int8, device="npu")
+    cache = cache.transpose(1, 2)
+    table = torch.tensor([[1, 0], [4, 2], [3, 0]], dtype=torch.int32)
+    lengths, rows = [5, 150, 3], [1, 2, 3]
+    keys, values = (torch.randn(sum(lengths), key_heads, width).to(dtype) for _ in "kv")
+    slots = torch.cat(
+        [
+            table[i, torch.arange(n) // 128] * 128 + torch.arange(n) % 128
+            for i, n in enumerate(lengths)
+        ]
+    )
+    impl.do_kv_cache_update(None, keys.npu(), values.npu(), cache, slots.npu())
+    query = torch.randn(sum(rows), heads, width).to(dtype)
+    metadata = AscendMetadata(sum(rows), [1, 3, 6], lengths, table.npu(), slots.npu())
+    given = impl.forward(
+        None, query.npu(), None, None, cache, metadata, torch.empty_like(query).npu()
+    )
+    means = [
+        codes.restore(codes.quantise(x.npu()).flatten(1)).cpu().float().view(x.shape)
+        for codes, x in zip(impl.codes, (keys, values), strict=True)
+    ]
+    assert (means[0] - keys).abs().mean() < 0.05  # what lies outside the range is cut
+    ends = torch.tensor(lengths).cumsum(0)
+    first = 0
+    for count, length, end in zip(rows, lengths, ends, strict=True):
+        own, other = torch.arange(length - count, length)[:, None], torch.arange(length)
+        sees = (other <= own) & (own - other < (window or length))
+        expected = torch.nn.functional.scaled_dot_product_attention(
+            query[first : first + count].float().transpose(0, 1),
+            *(
+                x[end - length : end].repeat_interleave(heads // key_heads, 1).transpose(0, 1)
+                for x in means
+            ),
+            attn_mask=sees,
+            scale=0.2,
+        )
+        torch.testing.assert_close(
+            given[first : first + count].cpu().float(),
+            expected.transpose(0, 1),
+            atol=2e-2,
+            rtol=2e-2,
+        )
+        first += count
 
 
 def test_parts_of_one_layer_have_one_scheme() -> None:
