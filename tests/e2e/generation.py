@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.e2e import compare, prompts
+from tests.e2e import compare, device, prompts
 from tests.e2e.context import CellContext, GateFailed, Outcome, require
 from tests.e2e.engine import Engine, Run, chosen_logprobs, proof_of_work_elsewhere, start
 from tests.e2e.reference import Reference, Scored
@@ -114,6 +114,21 @@ def sliding_window(ctx: CellContext) -> Outcome:
         groups = engine.core.scheduler.kv_cache_config.kv_cache_groups
         proof["cache_groups"] = sorted(type(group.kv_cache_spec).__name__ for group in groups)
         proof |= proof_of_window(run.tokens, others, window, size)
+        return compared(ctx, engine, reference, run, expected, proof)
+
+
+def sinks(ctx: CellContext) -> Outcome:
+    """A logit of each head takes its share of attention, and no value comes of it."""
+    length = int(ctx.parameter("max_tokens", 12))
+    reference = Reference(ctx.checkpoint)
+    expected = reference.decisive(int(ctx.parameter("prompts", 4)), length)
+    asked = [e.prompt for e in expected]
+    without = Reference(_without_sinks(ctx.checkpoint, ctx.workdir / "without"))
+    others = [scored.continuation for scored in without.greedy(asked, length)]
+    with start(ctx) as engine:
+        run = engine.generate(asked, greedy(length))
+        proof = engine.proof_of_attention(run)
+        proof |= proof_of_sinks(run, engine.layers, others)
         return compared(ctx, engine, reference, run, expected, proof)
 
 
@@ -385,6 +400,26 @@ def proof_of_window(
     return {"window": window, "prompt_tokens": size, "answers_changed_by_the_window": changed}
 
 
+def proof_of_sinks(run: Run, layers: int, others: Sequence[Sequence[int]]) -> dict[str, object]:
+    """Require the versions of attention that take sinks, and answers that come of no others.
+
+    Raises:
+        GateFailed: another version was launched, or sinks make no difference.
+    """
+    changed = sum(list(a) != list(b) for a, b in zip(run.tokens, others, strict=True))
+    require(changed > 0, "the same answers come without sinks, so nothing shows that they are on")
+    proof: dict[str, object] = {"answers_changed_by_sinks": changed}
+    if run.work is not None:
+        count = sum(run.work.launches.get(f"{device.ATTENTION}{v}", 0) for v in ("V4", "V5"))
+        require(
+            count == layers * len(run.steps),
+            f"{count} launches of attention with sinks in {len(run.steps)} steps of {layers} "
+            f"layers: {dict(sorted(run.work.launches.items()))}",
+        )
+        proof["launches_with_sinks"] = count
+    return proof
+
+
 def proof_of_prefix_hits(hits: Sequence[float], warm: int, cold: int) -> dict[str, object]:
     """Require hits for the prompts with a known prefix, and none where the cache was empty.
 
@@ -582,3 +617,17 @@ def _require_same_tokenizer(engine: Engine, reference: Reference) -> None:
     ours = prompts.encode(engine.llm.get_tokenizer(), prompts.SHORT)
     if ours != prompts.encode(reference.tokenizer, prompts.SHORT):
         raise GateFailed("the engine's tokenizer gives other tokens than the reference's")
+
+
+def _without_sinks(checkpoint: Path, folder: Path) -> Path:
+    """The same checkpoint with sinks that take nothing."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(checkpoint, folder)
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    for name, weight in weights.items():
+        if name.endswith(".sinks"):
+            weight.fill_(-1e4)
+    save_file(weights, path, metadata={"format": "pt"})
+    return folder

@@ -178,6 +178,11 @@ class Reference:
         question = {"scores": list(prompt)}
         return list(self._answer(question, lambda: self._scores(list(prompt)))["scores"])
 
+    def by_token(self, prompt: Sequence[int], task: str) -> list[list[float]]:
+        """Return each token's vector (`token_embed`), or what the head gives for it."""
+        question = {"by_token": list(prompt), "task": task}
+        return list(self._answer(question, lambda: self._by_token(list(prompt), task))["rows"])
+
     def seen(self, prompt: str, kind: str, number: int, length: int) -> Scored:
         """Return the greedy answer to a prompt about the image or sound of a number.
 
@@ -327,6 +332,15 @@ class Reference:
             hidden = self.model.base_model(torch.tensor([prompt])).last_hidden_state[0]
         pooled = {"LAST": hidden[-1], "CLS": hidden[0], "MEAN": hidden.mean(0)}[pooling]
         return {"vector": torch.nn.functional.normalize(pooled, dim=-1).tolist()}
+
+    def _by_token(self, prompt: list[int], task: str) -> dict[str, list[list[float]]]:
+        import torch
+
+        with torch.inference_mode():
+            hidden = self.model.base_model(torch.tensor([prompt])).last_hidden_state[0]
+            if task == "token_embed":
+                return {"rows": torch.nn.functional.normalize(hidden, dim=-1).tolist()}
+            return {"rows": self.model.score(hidden).tolist()}
 
     def _seen(self, prompt: str, kind: str, number: int, length: int) -> Scored:
         import torch

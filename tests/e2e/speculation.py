@@ -32,6 +32,48 @@ def ngram(ctx: CellContext) -> Outcome:
     return _speculate(ctx, reference, asked, settings, length)
 
 
+def suffix(ctx: CellContext) -> Outcome:
+    """Drafts are what a tree of suffixes says of prompts and answers, also those of before.
+
+    Prompts that stand in no other are asked twice: only what was kept of the first answers tells
+    the second ones.
+    """
+    length, width = int(ctx.parameter("max_tokens", 32)), int(ctx.parameter("drafts", 8))
+    reference = Reference(ctx.checkpoint)
+    count = int(ctx.parameter("prompts", 4))
+    settings = {"method": "suffix", "num_speculative_tokens": width}
+    told = reference.decisive(count, length)
+    with start(ctx, speculative_config=settings) as engine:
+        rounds = []
+        for _ in range(2):
+            before = _counters(engine)[2]
+            run = engine.generate([e.prompt for e in told], greedy(length))
+            rounds.append(_counters(engine)[2] - before)
+            compare.equal_tokens(run.tokens, [e.continuation for e in told], "tokens")
+    outcome = _speculate(ctx, reference, repeating(reference, count, length), settings, length)
+    outcome.proof |= proof_of_memory_of_answers(rounds, count * length)
+    return outcome
+
+
+def proof_of_memory_of_answers(accepted: Sequence[float], tokens: int) -> dict[str, object]:
+    """Require that answers that were given before were drafted from, for most of their tokens.
+
+    Args:
+        accepted: tokens accepted when prompts were asked for the first and the second time.
+        tokens: tokens of all answers.
+
+    Raises:
+        GateFailed: the second time was hardly better than the first.
+    """
+    first, second = accepted
+    require(
+        2 * (second - first) > tokens,
+        f"{first:.0f} drafted tokens were accepted when prompts were new, {second:.0f} of {tokens} "
+        "when they were asked again: earlier answers were not drafted from",
+    )
+    return {"accepted_when_new": first, "accepted_when_asked_again": second}
+
+
 def draft_model(ctx: CellContext) -> Outcome:
     """A model of its own drafts; accepted is exactly what the reference says that it guesses."""
     length, width = int(ctx.parameter("max_tokens", 24)), int(ctx.parameter("drafts", 3))

@@ -86,16 +86,16 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
 def test_a_first_build_installs_everything_in_order(bench: Bench) -> None:
     calls = bench.ensure()
     assert [call.split()[1:3] for call in calls] == [["venv", str(bench.root / ".venv")]] + [
-        ["pip", action]
-        for action in ("install", "wheel", "install", "install", "install", "install")
+        ["pip", action] for action in ("install", "wheel", *["install"] * 5)
     ]
-    torch, vllm, everything, weights, transforms, simulator = calls[1:]
+    torch, vllm, everything, weights, transforms, trees, simulator = calls[1:]
     assert " torch " in torch
     assert "--no-binary vllm" in vllm
     assert "torch-npu" in everything
     assert f"--editable {bench.root}[dev]" in everything
     assert "--no-deps" in weights
     assert "--no-deps torchvision" in transforms
+    assert "--no-deps --no-build-isolation arctic-inference" in trees
     assert simulator.split()[-1].startswith("--config-settings=build-dir=")
     assert all(f"--constraint {bench.root}/constraints.txt" in call for call in calls[1:])
 
@@ -159,7 +159,7 @@ def test_an_environment_that_was_made_by_hand_is_completed(bench: Bench, tmp_pat
     (bench.environment.path / "pyvenv.cfg").write_text("home = /usr\nversion = 3.11.2\n")
     calls = bench.ensure()
     assert not any("venv" in call.split()[1] for call in calls)
-    assert len(calls) == 6
+    assert len(calls) == 7
 
 
 def test_an_environment_of_another_tool_and_python_is_left_alone(bench: Bench) -> None:
@@ -212,7 +212,7 @@ def test_two_sessions_at_once_install_once(bench: Bench) -> None:
     for thread in threads:
         thread.join()
     calls = (bench.root / "calls").read_text().splitlines()
-    assert len(calls) == 7
+    assert len(calls) == 8
 
 
 def test_waiting_for_another_session_has_an_end(bench: Bench) -> None:

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 
 import matrix
-from tests.e2e import adapters, endpoints, generation, quantised, sampling, sleeping, speculation
+from tests.e2e import (
+    adapters,
+    endpoints,
+    generation,
+    pooling,
+    quantised,
+    sampling,
+    sleeping,
+    speculation,
+)
 from tests.e2e.context import GateFailed
 from tests.e2e.device import Work
 from tests.e2e.engine import Engine, Run, Step, StepTrace
@@ -285,6 +294,40 @@ def test_sleep_has_to_free_the_weights_and_take_them_again() -> None:
     ):
         with pytest.raises(GateFailed, match=words):
             sleeping.proof_of_memory([*good[:place], value, *good[place + 1 :]], 30, 60)
+
+
+def test_answers_that_were_given_have_to_be_drafted_from() -> None:
+    proof = speculation.proof_of_memory_of_answers([10, 75], 128)
+    assert proof == {"accepted_when_new": 10, "accepted_when_asked_again": 75}
+    with pytest.raises(GateFailed, match="earlier answers were not drafted from"):
+        speculation.proof_of_memory_of_answers([10, 74], 128)
+
+
+def test_attention_has_to_take_sinks_that_matter() -> None:
+    def proof(found: int, launched: str, count: int) -> dict[str, object]:
+        completion = SimpleNamespace(token_ids=[1, found])
+        outputs = [SimpleNamespace(outputs=[completion])]
+        run = Run(outputs, 1.0, [Step({"a": 2}, 0, 1)], Work({launched: count}, 0))
+        return generation.proof_of_sinks(run, 3, [[1, 2]])
+
+    assert proof(7, "aclnnFusedInferAttentionScoreV4", 3)["launches_with_sinks"] == 3
+    with pytest.raises(GateFailed, match="the same answers come without sinks"):
+        proof(2, "aclnnFusedInferAttentionScoreV4", 3)
+    for launched, count in (
+        ("aclnnFusedInferAttentionScoreV3", 3),
+        ("aclnnFusedInferAttentionScoreV5", 2),
+    ):
+        with pytest.raises(GateFailed, match=r"launches of attention with sinks in 1 steps of 3"):
+            proof(7, launched, count)
+
+
+def test_each_token_has_a_row_and_each_pair_both_texts() -> None:
+    assert pooling.proof_of_rows([[[1.0]], [[1.0], [2.0]]], [1, 2]) == {"rows": 3}
+    with pytest.raises(GateFailed, match=r"\[1\] rows for prompts of \[2\] tokens"):
+        pooling.proof_of_rows([[[1.0]]], [2])
+    assert pooling.proof_of_both([[1, 2, 3]], [[[1, 2], [3]]]) == {"tokens_of_pairs": 3}
+    with pytest.raises(GateFailed, match=r"of a pair has not \[\[4\]\]"):
+        pooling.proof_of_both([[1, 2, 3]], [[[1, 2], [4]]])
 
 
 def test_quantised_products_have_to_be_launched_once_per_layer_and_step() -> None:
