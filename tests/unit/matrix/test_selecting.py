@@ -115,5 +115,5 @@ def test_nightly_sees_everything_on_the_newest_cann_and_every_version(
     newest = [c for c in cells if c.unsupported is None and c.cann.status == "current"]
     assert set(newest) < set(chosen)
     assert {(c.cann.version, c.hardware.name) for c in chosen} == {
-        (version, hardware) for version in loaded.cann for hardware in loaded.hardware
+        (c.cann.version, c.hardware.name) for c in cells if c.unsupported is None
     }
