@@ -52,11 +52,12 @@ class Int8CacheMethod(BaseKVCacheMethod):
         from vllm_ascend.attention.quantised import QuantisedCacheImpl
 
         require("npu_fused_infer_attention_score", what="A cache of int8 keys and values")
-        if layer.attn_type != AttentionType.DECODER or layer.impl.sinks is not None:
+        plain = layer.impl.sinks is None and layer.impl.capped is None
+        if layer.attn_type != AttentionType.DECODER or not plain:
             raise UnsupportedQuantization(
-                f"{layer.layer_name} has attention sinks, or is an encoder's, and the operator "
-                "reads int8 keys and values without; take a checkpoint whose cache is not "
-                "quantised."
+                f"{layer.layer_name} has attention sinks or capped scores, or is an encoder's, and "
+                "the operator reads int8 keys and values without; take a checkpoint whose cache "
+                "is not quantised."
             )
         layer.kv_cache_torch_dtype = torch.int8
         layer.impl = QuantisedCacheImpl.instead_of(layer.impl)

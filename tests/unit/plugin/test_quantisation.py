@@ -247,7 +247,8 @@ def test_attention_over_int8_is_that_over_what_it_stands_for(
     )
     impl.do_kv_cache_update(None, keys.npu(), values.npu(), cache, slots.npu())
     query = torch.randn(sum(rows), heads, width).to(dtype)
-    metadata = AscendMetadata(sum(rows), [1, 3, 6], lengths, table.npu(), slots.npu())
+    counts = torch.tensor(lengths, dtype=torch.int32).npu()
+    metadata = AscendMetadata(sum(rows), [1, 3, 6], lengths, counts, table.npu(), slots.npu())
     given = impl.forward(
         None, query.npu(), None, None, cache, metadata, torch.empty_like(query).npu()
     )
