@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from fnmatch import translate
 from functools import cache, partial
+from itertools import product
 from types import MappingProxyType
 from typing import Any, TypeVar
 
@@ -43,6 +44,10 @@ class Ruling:
             ),
         )
         self.of_several_cards = self._mask(lambda rule: rule.when.several_cards is True)
+        self._together = {
+            both: self._mask(partial(_swapped, lambda rule, key: _together(rule.when, *key), both))
+            for both in product((True, False), repeat=2)
+        }
         self._everywhere = self._mask(lambda rule: rule.when.claimed is None)
 
     def claims(self, model: Model, feature: Feature, everywhere: bool = False) -> int:
@@ -59,7 +64,7 @@ class Ruling:
         held = own & self._features[feature.name]
         if everywhere:
             held &= self._everywhere
-        return held and held & self._mask(lambda rule: _together(rule.when, model, feature))
+        return held & self._together[applies(model, feature), claimed(model, feature)]
 
     def places(self, cann: CannVersion, hardware: Hardware) -> int:
         """Return the mask of the rules whose conditions on CANN version and hardware hold."""
@@ -124,11 +129,8 @@ def _model(when: Match, model: Model) -> bool:
     )
 
 
-def _together(when: Match, model: Model, feature: Feature) -> bool:
-    return when.applies in (None, applies(model, feature)) and when.claimed in (
-        None,
-        claimed(model, feature),
-    )
+def _together(when: Match, fits: bool, listed: bool) -> bool:
+    return when.applies in (None, fits) and when.claimed in (None, listed)
 
 
 def _named(patterns: tuple[str, ...] | None, name: str) -> bool:

@@ -9,6 +9,7 @@ yardstick for the number of rows.
 from __future__ import annotations
 
 import argparse
+import resource
 import subprocess
 import sys
 import tempfile
@@ -71,8 +72,14 @@ def _expansion(root: Path, repeats: int, compare: bool) -> float:
 def _listing(root: Path, repeats: int) -> float:
     write(root, LISTED)
     command = [sys.executable, "-m", "matrix", "--root", str(root), "list", "--all"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     took, done = _best(repeats, lambda: subprocess.run(command, capture_output=True, check=True))
-    print(f"`python -m matrix list` printed {done.stdout.count(b'/cann-')} cells in {took:.2f} s")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    worked = (after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime) / repeats
+    print(
+        f"`python -m matrix list` printed {done.stdout.count(b'/cann-')} cells in {took:.2f} s, "
+        f"of which a processor worked {worked:.2f} s"
+    )
     return took
 
 
