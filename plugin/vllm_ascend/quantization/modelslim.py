@@ -37,7 +37,7 @@ from vllm.model_executor.parameter import (
 
 from vllm_ascend.quantization import experts  # noqa: F401  # registers its schemes
 from vllm_ascend.quantization.caches import C8, FROM_MODELSLIM, STEM
-from vllm_ascend.quantization.checkpoints import require_companions
+from vllm_ascend.quantization.checkpoints import DESCRIPTION, group_size, require_companions
 from vllm_ascend.quantization.products import (
     MX_BLOCK,
     DynamicProduct,
@@ -55,9 +55,6 @@ from vllm_ascend.quantization.registry import (
     nearest,
     register_scheme,
 )
-
-DESCRIPTION = "quant_model_description.json"
-"""The file beside the weights that names each tensor's scheme."""
 
 FLOAT = "FLOAT"
 """The scheme of what is not quantised."""
@@ -311,24 +308,9 @@ class W4A8DynamicLinear(ModelSlimLinearMethod):
     beside what the weights lost.
     """
 
-    group: ClassVar[int] = 256
-    """Inputs of a group where the description gives no ``group_size``."""
-
     def add_scales(self, add: Callable[..., None], width: int, length: int, parts: int) -> None:
-        if "version" in self.config.description:
-            version = self.config.description["version"]
-            raise UnsupportedQuantization(
-                f"{DESCRIPTION} has version {version!r}: its W4A8_DYNAMIC "
-                "weights lie two to a byte, which is not implemented for linear layers on an NPU. "
-                "Quantise them with W8A8_DYNAMIC."
-            )
+        group = group_size(self.config.description, length)
         super().add_scales(add, width, length, parts)
-        group = int(self.config.description.get("group_size", self.group))
-        if length % group:
-            raise UnsupportedQuantization(
-                f"{DESCRIPTION} has group_size {group}, which does not divide the {length} inputs "
-                "of a layer."
-            )
         layout = {"dtype": torch.float32, "input_dim": 1, "output_dim": 0}
         for name in ("weight_scale_second", "weight_offset_second"):
             add(name, GroupQuantScaleParameter, width, length // group, **layout)

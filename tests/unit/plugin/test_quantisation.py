@@ -404,8 +404,10 @@ def test_what_the_300i_lacks_is_refused_by_name() -> None:
         linear(FORMS[0], torch.float16)
 
 
-def experts(dtype: torch.dtype) -> tuple[object, torch.nn.Module, dict[str, torch.Tensor]]:
-    """A method with a layer of four int8 experts of it, and what their weights stand for."""
+def experts(
+    dtype: torch.dtype, scheme: str = "W8A8_DYNAMIC"
+) -> tuple[object, torch.nn.Module, dict[str, torch.Tensor]]:
+    """A method with a layer of four experts of it, and what their weights stand for."""
     config = FusedMoEConfig(
         num_experts=4,
         experts_per_token=2,
@@ -419,22 +421,29 @@ def experts(dtype: torch.dtype) -> tuple[object, torch.nn.Module, dict[str, torc
         moe_parallel_config=FusedMoEParallelConfig.make_no_parallel(),
         in_dtype=dtype,
     )
-    find = registry.find_scheme("W8A8_DYNAMIC", registry.EXPERTS, "model.layers.0.mlp.experts")
-    method, layer = find(ModelSlimConfig({}), config), torch.nn.Module()
+    find = registry.find_scheme(scheme, registry.EXPERTS, "model.layers.0.mlp.experts")
+    method, layer = find(ModelSlimConfig({"group_size": 32}), config), torch.nn.Module()
     method.create_weights(layer, 4, LENGTH, WIDTH, dtype)
     layer.activation, layer.expert_map = MoEActivation.SILU, None
     layer.apply_router_weight_on_input = False
     meant = {}
     for name in ("w13", "w2"):
-        codes = layer.get_parameter(f"{name}_weight").data.random_(-127, 128)
+        least, most = (-8, 8) if scheme.startswith("W4") else (-127, 128)
+        codes = layer.get_parameter(f"{name}_weight").data.random_(least, most)
         scale = layer.get_parameter(f"{name}_weight_scale").data.uniform_(0.5, 1.5).div_(1000)
+        if scheme == "W8A16":
+            codes = codes + layer.get_parameter(f"{name}_weight_offset").data.random_(-9, 10)
+        if scheme.startswith("W4"):
+            second = layer.get_parameter(f"{name}_weight_scale_second").data.uniform_(0.5, 1.5)
+            scale = (scale * second).repeat_interleave(32, -1)
         meant[name] = codes.float() * scale
     return method, layer.npu(), meant
 
 
+@pytest.mark.parametrize("scheme", registry.schemes(registry.EXPERTS))
 @pytest.mark.parametrize("dtype", HALVES, ids=str)
-def test_experts_multiply_by_what_their_codes_stand_for(dtype: torch.dtype) -> None:
-    method, layer, meant = experts(dtype)
+def test_experts_multiply_by_what_their_codes_stand_for(dtype: torch.dtype, scheme: str) -> None:
+    method, layer, meant = experts(dtype, scheme)
     method.process_weights_after_loading(layer)
     x, weights = torch.randn(5, LENGTH).to(dtype), torch.rand(5, 2)
     ids = torch.tensor([[0, 1], [3, 1], [1, 0], [3, 0], [1, 3]], dtype=torch.int32)
