@@ -140,19 +140,39 @@ class TestRotary:
         near(got[0], embed(query, cache, positions, head_size, neox))
         near(got[1], embed(key, cache, positions, head_size, neox))
 
-    def test_mrope_with_sections_takes_each_part_at_its_own_position(self) -> None:
-        head_size, sections = 16, [2, 3, 3]
-        query, key = values((4, 32), torch.float32, 1), values((4, 16), torch.float32, 2)
+    @pytest.mark.parametrize("sections", [[16, 24, 24], [24, 20, 20], [8, 12, 12]], ids=str)
+    @pytest.mark.parametrize("cache_mode", ["default", "interleave"])
+    def test_mrope_with_sections_takes_each_part_at_its_own_position(
+        self, sections: list[int], cache_mode: str
+    ) -> None:
+        head_size = 2 * sum(sections)
+        query, key = values((4, 256), torch.float32, 1), values((4, 128), torch.float32, 2)
         cache = values((30, head_size), torch.float32, 3, "unit")
         positions = torch.randint(0, 30, (3, 4), generator=torch.Generator().manual_seed(1))
         got, _ = torch_npu.npu_mrope(
-            positions.npu(), query.npu(), key.npu(), cache.npu(), head_size, mrope_section=sections
+            positions.npu(),
+            query.npu(),
+            key.npu(),
+            cache.npu(),
+            head_size,
+            mrope_section=sections,
+            cache_mode=cache_mode,
         )
-        parts = [cache[positions[i]].chunk(2, -1) for i in range(3)]
+        if cache_mode == "default":
+            rows = [row for row, count in enumerate(sections) for _ in range(count)]
+        else:  # time, height, width in turn, and time alone behind the last of the others
+            rows = [i % 3 if i < 3 * sections[i % 3] else 0 for i in range(sum(sections))]
+        tables = cache[positions].chunk(2, -1)
         cos, sin = (
-            torch.cat([parts[i][j].split(sections, -1)[i] for i in range(3)], -1) for j in range(2)
+            torch.stack([table[row, :, i] for i, row in enumerate(rows)], -1) for table in tables
         )
         near(got, rotate(query.view(4, -1, head_size), cos, sin, True).flatten(1))
+
+    def test_mrope_refuses_sections_that_it_does_not_know(self) -> None:
+        x, cache = torch.zeros(2, 32, device="npu"), torch.zeros(4, 32, device="npu")
+        positions = torch.zeros(3, 2, dtype=torch.int64, device="npu")
+        with pytest.raises(RuntimeError, match=r"mropeSection \[4, 6, 6\]"):
+            torch_npu.npu_mrope(positions, x, x, cache, 32, mrope_section=[4, 6, 6])
 
     @pytest.mark.parametrize("dtype", FLOATS, ids=str)
     @pytest.mark.parametrize("mode", ["half", "interleave"])

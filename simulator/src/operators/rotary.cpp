@@ -1,4 +1,6 @@
 // Rotary position embeddings.
+#include <algorithm>
+
 #include "operators/operator.h"
 
 using namespace cannsim;
@@ -32,23 +34,50 @@ void rotate_heads(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t
   rotate(heads.narrow(-1, 0, width), cos, sin, neox, made.narrow(-1, 0, width));
 }
 
+// Frequencies of each row of positions that the operator knows (CANN's document of
+// aclnnRopeWithSinCosCacheV2, mropeSection).
+const std::vector<std::vector<int64_t>> known_sections = {{11, 11, 10}, {16, 24, 24}, {24, 20, 20}, {8, 12, 12}, {16, 16, 16, 16}};
+
+// [rows, tokens, half] -> [tokens, half]: sections one after the other, or, interleaved, every third
+// frequency a row's as far as its section goes, and the rest the first row's.
+Tensor of_sections(const Tensor& table, const std::vector<int64_t>& sections, bool interleaved) {
+  if (interleaved) {
+    Tensor made = table[0].clone();
+    for (int64_t i = 1; i < 3; ++i) made.slice(-1, i, 3 * sections[i], 3).copy_(table[i].slice(-1, i, 3 * sections[i], 3));
+    return made;
+  }
+  std::vector<Tensor> parts;
+  for (size_t i = 0, start = 0; i < sections.size(); start += sections[i], ++i)
+    parts.push_back(table[int64_t(i)].narrow(-1, int64_t(start), sections[i]));
+  return at::cat(parts, -1);
+}
+
+template <typename Arguments>
+void check_sections(const Arguments& arguments) {
+  if (std::get<0>(arguments).kept.sizes.size() < 2) return;
+  const std::vector<int64_t> sections(std::get<4>(arguments).kept.begin(), std::get<4>(arguments).kept.end());
+  const int64_t cache_mode = std::get<7>(arguments).kept;
+  std::string given;
+  for (int64_t section : sections) given += (given.empty() ? "" : ", ") + std::to_string(section);
+  refuse_unless(std::find(known_sections.begin(), known_sections.end(), sections) != known_sections.end(),
+                "mropeSection [" + given + "]; [11, 11, 10], [16, 24, 24], [24, 20, 20], [8, 12, 12] and [16, 16, 16, 16] are taken");
+  refuse_unless(cache_mode == 0 || (cache_mode == 1 && sections.size() == 3),
+                "cacheMode " + std::to_string(cache_mode) + "; 0 (one after the other) and, for three sections, 1 (interleaved) exist");
+}
+
 }  // namespace
 
 // cos_sin_cache: [positions, rotary width], cosines then sines. With sections (multimodal), the
-// three rows of `positions` each rotate their part of the width.
-OPERATOR(aclnnRopeWithSinCosCacheV2, const Tensor& positions, const Tensor& query, const Tensor& key, const Tensor& cache, IntArray sections,
+// rows of `positions` each rotate their part of the width.
+CHECKED_OPERATOR(aclnnRopeWithSinCosCacheV2, check_sections, const Tensor& positions, const Tensor& query, const Tensor& key, const Tensor& cache, IntArray sections,
          int64_t head_size, bool neox, int64_t cache_mode, Tensor& query_out, Tensor& key_out) {
   const Tensor rows = cache.index({positions}).to(at::kFloat);  // [(3,) tokens, width]
   auto halves = rows.chunk(2, -1);
   Tensor cos = halves[0], sin = halves[1];
   if (positions.dim() == 2) {
-    std::vector<Tensor> cosines, sines;
-    for (size_t i = 0, start = 0; i < sections.size(); start += sections[i], ++i) {
-      cosines.push_back(cos[int64_t(i)].narrow(-1, int64_t(start), sections[i]));
-      sines.push_back(sin[int64_t(i)].narrow(-1, int64_t(start), sections[i]));
-    }
-    cos = at::cat(cosines, -1);
-    sin = at::cat(sines, -1);
+    const std::vector<int64_t> each(sections.begin(), sections.end());
+    cos = of_sections(cos, each, cache_mode == 1);
+    sin = of_sections(sin, each, cache_mode == 1);
   }
   cos = cos.unsqueeze(1), sin = sin.unsqueeze(1);
   rotate_heads(query, cos, sin, head_size, neox, query_out);
