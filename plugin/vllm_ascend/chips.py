@@ -28,7 +28,7 @@ class Chip:
         series: the range's name.
         soc_versions: torch-npu's numbers of the chips in it (``torch_npu.npu.get_soc_version``).
         dtypes: what weights and activations may be in, the preferred one first.
-        lacks: functions of torch-npu that have no kernel there.
+        lacks: functions of torch-npu that have no kernel there, or forms of one.
         grouped_weight_scales: whether weights of few bits may have several scales a channel.
     """
 
@@ -65,7 +65,7 @@ CHIPS: tuple[Chip, ...] = (
     ),
     Chip("Atlas A2 (910B)", range(220, 240), lacks=frozenset({"npu_dynamic_mx_quant"})),
     Chip("Atlas A3 (910_93)", range(250, 260), lacks=frozenset({"npu_dynamic_mx_quant"})),
-    Chip("Ascend 950", range(260, 280)),
+    Chip("Ascend 950", range(260, 280), lacks=frozenset({"npu_mrope, interleaved"})),
 )
 
 

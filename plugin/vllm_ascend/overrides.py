@@ -97,6 +97,24 @@ OVERRIDES: tuple[Override, ...] = (
         "aclnnRopeWithSinCosCacheV2",
     ),
     Override(
+        "custom-op",
+        f"{_ROTARY}.mrope.MRotaryEmbedding",
+        f"{_OPS}.rotary_embedding.AscendMRotaryEmbedding",
+        "aclnnRopeWithSinCosCacheV2",
+    ),
+    Override(
+        "custom-op",
+        f"{_ROTARY}.common.ApplyRotaryEmb",
+        f"{_OPS}.rotary_embedding.AscendApplyRotaryEmb",
+        "aclnnRotaryPositionEmbedding*",
+    ),
+    Override(
+        "custom-op",
+        "vllm.model_executor.layers.attention.mm_encoder_attention.MMEncoderAttention",
+        "vllm_ascend.attention.encoder.AscendMMEncoderAttention",
+        "aclnnFusedInferAttentionScore*",
+    ),
+    Override(
         "torch-op",
         "torch.ops._moe_C.topk_softmax",
         f"{_OPS}.routing.topk_softmax",
