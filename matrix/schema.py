@@ -94,7 +94,8 @@ class StandInRecipe(Strict):
 
     @model_validator(mode="after")
     def _vocabulary_fits(self) -> Self:
-        text = self.config.get("text_config", self.config)
+        thinker = self.config.get("thinker_config", self.config)
+        text = thinker.get("text_config", thinker) if isinstance(thinker, dict) else None
         size = text.get("vocab_size") if isinstance(text, dict) else None
         if not isinstance(size, int) or size < self.tokenizer.vocab_size:
             raise ValueError(
@@ -241,10 +242,15 @@ Checkpoint = Annotated[
 class Media(Strict):
     """What a multimodal model is given beside text."""
 
-    kind: Literal["image", "audio"]
-    prompt: str = Field(
-        pattern=r"\{text\}", description="The prompt, with the model's placeholder and {text}."
+    placeholders: dict[Literal["image", "audio"], str] = Field(
+        min_length=1, description="Kind to what stands for one image or sound in the prompt."
     )
+    prompt: str = Field(
+        default="{media}{text}",
+        pattern=r"\{media\}.*\{text\}",
+        description="The prompt: {media} is the placeholders of all that is given.",
+    )
+    per_prompt: int = Field(default=2, ge=1, description="How many of a kind a prompt may have.")
 
 
 class Model(Strict):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 NORM_SPREAD = 0.1
 """Standard deviation added to norm weights and biases, so that an ignored one is noticed."""
 
-LAST_NORM = r"(model\.)?(language_model\.)?(model\.)?(norm|final_layernorm)\.weight"
+LAST_NORM = r"(thinker\.)?(model\.)?(language_model\.)?(model\.)?(norm|final_layernorm)\.weight"
 """The parameter that scales the logits, by the names that the families give it."""
 
 TRIAL_TOKENS = 32
@@ -100,11 +100,7 @@ def _rename(renames: dict[str, str], path: Path) -> None:
 
 def _config(transformers: Any, recipe: StandInRecipe) -> Any:
     cls = _class_of(transformers, recipe.config_class)
-    spread = {"initializer_range": recipe.weight_std}
-    arguments: dict[str, Any] = {**spread, **recipe.config}
-    for name, value in arguments.items():  # a configuration of parts has the deviation in each
-        if isinstance(value, dict) and name.endswith("_config"):
-            arguments[name] = {**spread, **value}
+    arguments = _with_spread(dict(recipe.config), recipe.weight_std)
     try:
         config = cls(**arguments)
     except Exception as error:  # the classes validate in several ways, each with its own type
@@ -112,6 +108,16 @@ def _config(transformers: Any, recipe: StandInRecipe) -> Any:
     config.architectures = list(recipe.architectures)
     config.dtype = "float32"
     return config
+
+
+def _with_spread(config: dict[str, Any], deviation: float) -> dict[str, Any]:
+    """The configuration with the deviation of weights, in each of its parts if it has any."""
+    parts = {
+        name: _with_spread(value, deviation)
+        for name, value in config.items()
+        if isinstance(value, dict) and name.endswith("_config")
+    }
+    return {"initializer_range": deviation, **config, **parts}
 
 
 def _spread(torch: Any, model: Any) -> None:
@@ -138,7 +144,8 @@ def _require_varied(torch: Any, model: Any, recipe: StandInRecipe) -> None:
     first = len(recipe.tokenizer.special_tokens)
     prompts = torch.arange(first, first + 64).reshape(4, 16)
     with torch.inference_mode():
-        tokens = model.generate(
+        # A model that also speaks generates by the part that thinks.
+        tokens = getattr(model, "thinker", model).generate(
             prompts,
             attention_mask=torch.ones_like(prompts),
             max_new_tokens=TRIAL_TOKENS,

@@ -157,7 +157,7 @@ _CALLS: dict[str, tuple[str, dict[str, Any], str]] = {
 def _client(model: Model, checkpoint: str) -> tuple[str, str]:
     path, body, call = _CALLS.get(model.task, _CALLS["generate"])
     if model.task == "multimodal" and model.media is not None:
-        body = {"messages": [{"role": "user", "content": _media(model.media.kind)}]}
+        body = {"messages": [{"role": "user", "content": _media(list(model.media.placeholders))}]}
     address = "http://localhost:8000/" + ("classify" if path == "classify" else f"v1/{path}")
     said = json.dumps({"model": checkpoint, **body}, indent=2)
     curl = f"curl {address} -H 'Content-Type: application/json' -d {shlex.quote(said)}"
@@ -172,8 +172,10 @@ def _client(model: Model, checkpoint: str) -> tuple[str, str]:
     return curl, python
 
 
-def _media(kind: str) -> list[dict[str, Any]]:
-    question = {"type": "text", "text": f"What is in this {kind}?"}
-    if kind == "image":
-        return [question, {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]
-    return [question, {"type": "audio_url", "audio_url": {"url": "https://example.com/a.wav"}}]
+def _media(kinds: list[str]) -> list[dict[str, Any]]:
+    endings = {"image": "png", "audio": "wav"}
+    given = [
+        {"type": f"{kind}_url", f"{kind}_url": {"url": f"https://example.com/a.{endings[kind]}"}}
+        for kind in kinds
+    ]
+    return [{"type": "text", "text": f"What is in this {' and this '.join(kinds)}?"}, *given]

@@ -39,6 +39,7 @@ class Step:
 
     Attributes:
         tokens: request id to the number of its tokens that were computed.
+        encoded: how many images and sounds were encoded.
         scheduled_at: place of its scheduling in the order of all scheduler calls.
         updated_at: place of the reading of its output; None while that has not happened.
     """
@@ -46,6 +47,7 @@ class Step:
     tokens: dict[str, int]
     scheduled_at: int
     updated_at: int | None = None
+    encoded: int = 0
 
 
 class StepTrace:
@@ -66,7 +68,8 @@ class StepTrace:
         for new in output.scheduled_new_reqs:
             self.to_read[new.req_id] = len(new.prompt_token_ids or ()) - new.num_computed_tokens
         if output.total_num_scheduled_tokens:
-            step = Step(dict(output.num_scheduled_tokens), next(self._clock))
+            encoded = sum(len(items) for items in output.scheduled_encoder_inputs.values())
+            step = Step(dict(output.num_scheduled_tokens), next(self._clock), encoded=encoded)
             self.steps.append(step)
             self._open[id(output)] = step
         return output
@@ -108,6 +111,11 @@ class Run:
     def scheduled(self) -> int:
         """How many tokens were computed, prompts included."""
         return sum(sum(step.tokens.values()) for step in self.steps)
+
+    @property
+    def encoded(self) -> int:
+        """How many images and sounds were encoded; one that is in the cache is not."""
+        return sum(step.encoded for step in self.steps)
 
     @property
     def overlapping(self) -> int:
@@ -189,11 +197,19 @@ class Engine:
         """Return the value of one of vLLM's Prometheus counters, summed over its labels."""
         return float(sum(m.value for m in self.llm.get_metrics() if m.name == name))
 
-    def proof_of_attention(self, run: Run, *, apart: bool = False) -> dict[str, object]:
+    def proof_of_attention(
+        self, run: Run, *, apart: bool = False, encoders: Sequence[int] = ()
+    ) -> dict[str, object]:
         """Require that each step of a run launched paged attention once per layer on the device.
 
         Without the fused operator (a chip has none, or scores are capped), and where requests are
         attended `apart` for another reason, a layer may need as many as the step has requests.
+
+        Args:
+            run: what was generated.
+            apart: whether a layer may need as many launches as a step has requests.
+            encoders: the sequences in each call of an encoder's attention, which launches the same
+                operator once, or, on such a chip, once a sequence.
 
         Raises:
             GateFailed: the model is not on an NPU, or the launches are not layers times steps.
@@ -202,21 +218,23 @@ class Engine:
         proof["steps"], proof["layers"] = len(run.steps), self.layers
         require(bool(run.steps), "the engine's scheduler did not schedule a single step")
         if run.work is not None:
-            least = most = self.layers * len(run.steps)
+            least = most = self.layers * len(run.steps) + len(encoders)
             launches, names = run.work.attention, f"{device.ATTENTION}*"
             others = sum(run.work.matching(name) for name in self.attention_apart)
             if others:
                 launches += others
                 names = f"{'* and '.join(self.attention_apart)}*"
+                least += sum(encoders) - len(encoders)
             if others or apart:
-                most = self.layers * sum(len(step.tokens) for step in run.steps)
+                most = self.layers * sum(len(step.tokens) for step in run.steps) + sum(encoders)
             proof["attention_launches"] = launches
             proof["operator_launches"] = run.work.total
             expected = f"{least}" if least == most else f"{least} to {most}"
             require(
                 least <= launches <= most,
                 f"{launches} launches of {names} in {len(run.steps)} steps "
-                f"of {self.layers} layers; expected {expected}. Launched were: "
+                f"of {self.layers} layers and {len(encoders)} calls of encoders' attention; "
+                f"expected {expected}. Launched were: "
                 f"{dict(sorted(run.work.launches.items()))}",
             )
         return proof

@@ -183,17 +183,17 @@ class Reference:
         question = {"by_token": list(prompt), "task": task}
         return list(self._answer(question, lambda: self._by_token(list(prompt), task))["rows"])
 
-    def seen(self, prompt: str, kind: str, number: int, length: int) -> Scored:
-        """Return the greedy answer to a prompt about the image or sound of a number.
+    def seen(self, prompt: str, items: Sequence[tuple[str, int]], length: int) -> Scored:
+        """Return the greedy answer to a prompt about images and sounds.
 
         Args:
-            prompt: text with the model's placeholder.
-            kind: `image` or `audio`.
-            number: which one, see `tests.e2e.media`.
+            prompt: text with the model's placeholders, in the order of the items.
+            items: kind (`image` or `audio`) and number of each, see `tests.e2e.media`.
             length: tokens to generate.
         """
-        question = {"seen": prompt, "kind": kind, "number": number, "length": length}
-        answer = self._answer(question, lambda: asdict(self._seen(prompt, kind, number, length)))
+        given = [list(item) for item in items]
+        question = {"seen": prompt, "items": given, "length": length}
+        answer = self._answer(question, lambda: asdict(self._seen(prompt, items, length)))
         return _scored(answer)
 
     def decisive(self, count: int, length: int) -> list[Scored]:
@@ -225,7 +225,8 @@ class Reference:
 
         cls = getattr(transformers, self._config.architectures[0])
         options = {"dtype": torch.float32, **self._attention}
-        return cls.from_pretrained(self.checkpoint, **options).eval()
+        model = cls.from_pretrained(self.checkpoint, **options).eval()
+        return getattr(model, "thinker", model)  # of a model that also speaks, what answers in text
 
     @cached_property
     def _config(self) -> Any:
@@ -342,17 +343,22 @@ class Reference:
                 return {"rows": torch.nn.functional.normalize(hidden, dim=-1).tolist()}
             return {"rows": self.model.score(hidden).tolist()}
 
-    def _seen(self, prompt: str, kind: str, number: int, length: int) -> Scored:
+    def _seen(self, prompt: str, items: Sequence[tuple[str, int]], length: int) -> Scored:
         import torch
         from transformers import AutoProcessor
 
-        from tests.e2e.media import make
+        from tests.e2e.media import RATE, make
 
-        given = make(kind, number)
-        media = {"images": [given]} if kind == "image" else {"audio": [given[0]]}
+        media: dict[str, Any] = {}
+        for kind, number in items:
+            one = make(kind, number)
+            name, value = ("images", one) if kind == "image" else ("audio", one[0])
+            media.setdefault(name, []).append(value)
+        if "audio" in media:
+            media["sampling_rate"] = RATE
         processor = AutoProcessor.from_pretrained(self.checkpoint)
         if self.model.config.is_encoder_decoder:
-            inputs = processor(**media, sampling_rate=given[1], return_tensors="pt")
+            inputs = processor(**media, return_tensors="pt")
             own, ids = "decoder_input_ids", self.tokenizer(prompt, return_tensors="pt").input_ids
         else:
             inputs = processor(text=[prompt], return_tensors="pt", **media)

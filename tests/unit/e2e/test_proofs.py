@@ -14,6 +14,7 @@ from tests.e2e import (
     adapters,
     endpoints,
     generation,
+    multimodal,
     pooling,
     quantised,
     sampling,
@@ -53,6 +54,42 @@ def test_attention_has_to_be_launched_once_per_layer_and_step() -> None:
             engine_of().proof_of_attention(run_of(4, attention))
     with pytest.raises(GateFailed, match="not schedule a single step"):
         engine_of().proof_of_attention(run_of(0, 0))
+
+
+def test_an_encoder_launches_attention_beside_the_decoder() -> None:
+    proof = engine_of().proof_of_attention(run_of(4, 4 * LAYERS + 2), encoders=[3, 1])
+    assert proof["attention_launches"] == 14
+    for attention in (4 * LAYERS, 4 * LAYERS + 4):
+        with pytest.raises(GateFailed, match="2 calls of encoders' attention; expected 14"):
+            engine_of().proof_of_attention(run_of(4, attention), encoders=[3, 1])
+
+
+def test_each_image_has_to_be_encoded_once() -> None:
+    media = {"placeholders": {"image": "<i>"}, "prompt": "{media}{text}", "per_prompt": 2}
+    asked = multimodal.questions(media, 4)
+    assert asked[-1].text.startswith("<i><i>What")
+    assert asked[-1].items == (("image", 2), ("image", 0))
+
+    def run(encoded: int) -> Run:
+        return Run([], 1.0, [Step({"r": 9}, 0, 1, encoded)], None)
+
+    proof = multimodal.proof_of_encoding(run(3), asked, [1, 1])
+    assert (proof["encoded"], proof["encoder_cache_hits"]) == (3, 3)
+    for encoded in (0, 2, 6):
+        with pytest.raises(GateFailed, match="of 3 different images"):
+            multimodal.proof_of_encoding(run(encoded), asked, [])
+
+
+def test_a_reference_that_does_not_look_shows_nothing() -> None:
+    def scored(value: float) -> Scored:
+        return Scored([5, 6], 1, [value], [[(6, value)]], [1.0])
+
+    asked = [multimodal.Asked("What?", (("image", n),)) for n in (0, 1)]
+    multimodal.require_different(asked, [scored(-1.0), scored(-1.5)])
+    with pytest.raises(GateFailed, match="answers the same"):
+        multimodal.require_different(asked, [scored(-1.0), scored(-1.0)])
+    with pytest.raises(GateFailed, match="no question"):
+        multimodal.require_different(asked[:1], [scored(-1.0)])
 
 
 def test_attention_in_two_operators_takes_up_to_one_for_each_request() -> None:
@@ -173,10 +210,12 @@ class _Scheduler:
     """Hands out the given numbers of tokens, as vLLM's scheduler does."""
 
     def schedule(self, tokens: dict[str, int]) -> Any:
+        total = sum(tokens.values())
         return SimpleNamespace(
             num_scheduled_tokens=tokens,
-            total_num_scheduled_tokens=sum(tokens.values()),
+            total_num_scheduled_tokens=total,
             scheduled_new_reqs=[],
+            scheduled_encoder_inputs={"a": [0, 1]} if total > 4 else {},
         )
 
     def update_from_output(self, _output: Any, result: str) -> str:
@@ -198,6 +237,8 @@ def test_trace_tells_overlapping_steps_from_sequential_ones() -> None:
     assert run.overlapping == 1
     assert run.per_request() == {"a": [5, 1, 1], "b": [4]}
     assert run.scheduled == 11
+    assert [step.encoded for step in trace.steps] == [2, 0, 2]
+    assert run.encoded == 4
 
 
 METRICS = """# HELP vllm:generation_tokens_total Number of generation tokens processed.

@@ -66,6 +66,7 @@ def test_pooling_and_generation_exclude_each_other() -> None:
             "pair-scoring": {"embed", "classify"},
             "token-pooling": {"embed", "classify"},
             "multimodal": {"multimodal"},
+            "multimodal-prefix-caching": {"multimodal"},
         }
         answered = cell.model.task in tasks.get(cell.feature.name, {"generate"})
         assert (cell.unsupported is None) == answered, cell.id
