@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from matrix import CannVersion, Cell, Feature, Hardware, Model
 from reports import quantised
-from reports.site import serving, text
+from reports.site import families, serving, text
 from reports.statuses import KINDS, SYMBOLS, Status
 from reports.support import Support
 
@@ -63,6 +63,7 @@ def pages(support: Support, document: Mapping[str, Any]) -> Iterator[tuple[str, 
     for name, cells in features.items():
         context = _feature(support, support.matrix.features[name], cells, columns)
         yield f"features/{name}.html", render("feature", here="", **below, **context)
+    yield from _families(support, render)
     grouped = {
         "model": _model_groups(support, models),
         "feature": _feature_groups(support, features),
@@ -75,6 +76,19 @@ def pages(support: Support, document: Mapping[str, Any]) -> Iterator[tuple[str, 
 
 def _render(environment: jinja2.Environment, name: str, **context: Any) -> str:
     return environment.get_template(f"{name}.html.j2").render(context)
+
+
+def _families(support: Support, render: Any) -> Iterator[tuple[str, str]]:
+    found = families.guides(support)
+    ranges = list((support.matrix.hardware | support.matrix.sharing).values())
+    for guide in found:
+        context = {name: getattr(guide, name) for name in guide.__dataclass_fields__}
+        page = render("family", here="", root="../", ranges=ranges, **context)
+        yield f"families/{guide.family.name}.html", page
+    yield (
+        "families/index.html",
+        render("families", here="families/index", root="../", guides=found, ranges=ranges),
+    )
 
 
 # ------------------------------------------------------------------------------- what pages show

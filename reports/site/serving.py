@@ -66,13 +66,13 @@ class Tutorial:
 def tutorial(support: Support, model: Model, cells: Sequence[Cell]) -> Tutorial:
     """Return how to serve `model`, whose supported cells are `cells`."""
     checkpoint = model.represents[0] if model.represents else f"/path/to/{model.name}"
-    client, python = _client(model, checkpoint)
+    curl, python = client(model, checkpoint)
     return Tutorial(
         checkpoint=checkpoint,
         install=install(support.matrix.release),
         served=_command(checkpoint, {**_released(model.engine)}),
-        steps=_steps(support, cells),
-        client=client,
+        steps=steps(support, cells),
+        client=curl,
         python=python,
     )
 
@@ -115,7 +115,7 @@ def _command(checkpoint: str, options: Mapping[str, Any]) -> str:
     return f"vllm serve {shlex.quote(checkpoint)} {flags(options)}".rstrip()
 
 
-def _steps(support: Support, cells: Sequence[Cell]) -> list[Step]:
+def steps(support: Support, cells: Sequence[Cell]) -> list[Step]:
     """Return a step for each feature that passed somewhere, by its newest run."""
     newest: dict[str, tuple[Cell, Status, Record]] = {}
     for cell in cells:
@@ -154,7 +154,8 @@ _CALLS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-def _client(model: Model, checkpoint: str) -> tuple[str, str]:
+def client(model: Model, checkpoint: str) -> tuple[str, str]:
+    """Return a request by curl, and by the openai client where that has such a call."""
     path, body, call = _CALLS.get(model.task, _CALLS["generate"])
     if model.task == "multimodal" and model.media is not None:
         body = {"messages": [{"role": "user", "content": _media(list(model.media.placeholders))}]}

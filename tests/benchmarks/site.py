@@ -58,6 +58,7 @@ def made_up(models: int, features: int, versions: int, hardware: int | None) -> 
         cann=all_cann,
         hardware=dict(itertools.islice(real.hardware.items(), hardware)),
         rules=(),
+        families={},
         combinations=nowhere,
     )
 

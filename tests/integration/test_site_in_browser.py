@@ -58,7 +58,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kept = {"smollm2-135m", "llama", "mistral", "whisper", *pairs}
     models = {name: model for name, model in real.models.items() if name in kept}
     models["llama"] = models["llama"].model_copy(update={"title": f"Llama {HOSTILE}"})
-    return site.write(derive(replace(real, models=models), store, NOW), folder / "site")
+    shown = replace(real, models=models, families={"qwen3-dense": real.families["qwen3-dense"]})
+    return site.write(derive(shown, store, NOW), folder / "site")
 
 
 BOUNDS = (("low", -0.5), ("high", 0.5))
@@ -270,6 +271,7 @@ def test_colours_follow_the_system_and_the_choice(page: Page, built: Path) -> No
         ("models/qwen3.html", ""),
         ("features/base.html", ""),
         ("models/index.html", ""),
+        ("families/qwen3-dense.html", ""),
         ("releases.html", ""),
     ],
 )

@@ -36,7 +36,9 @@ def some() -> matrix.Matrix:
     """Return the matrix with a few of its models, so that sites are built in no time."""
     whole = matrix.load()
     pairs = {whole.combinations.model, *whole.combinations.models.values()}
-    return replace(whole, models={n: m for n, m in whole.models.items() if n in {*MODELS, *pairs}})
+    models = {n: m for n, m in whole.models.items() if n in {*MODELS, *pairs}}
+    families = {name: whole.families[name] for name in ("qwen3-dense", "llama3", "mistral")}
+    return replace(whole, models=models, families=families)
 
 
 def filled(folder: Path) -> Support:
@@ -306,7 +308,7 @@ def test_nothing_is_loaded_from_other_hosts(built: Path) -> None:
 
 def test_links_between_pages_lead_somewhere(built: Path) -> None:
     missing = set()
-    for page in (*built.glob("*.html"), *built.glob("models/*"), *built.glob("features/*")):
+    for page in (*built.glob("*.html"), *built.glob("models/*"), *built.glob("f*/*.html")):
         for link in re.findall(r'(?:href|src)="([^"#:]+)(?:#[^"]*)?"', page.read_text()):
             target = page.parent / html.unescape(link).split("?")[0]
             if not target.resolve().exists():
@@ -354,6 +356,18 @@ def test_tutorial_has_the_command_that_ran(support: Support, built: Path) -> Non
     assert "vllm serve Qwen/Qwen3-0.6B" in page
     assert "vllm serve 'a b' --seed=0" in page
     assert "pip install vllm-ascend==" in page
+
+
+def test_families_say_cards_commands_and_what_ran(support: Support, built: Path) -> None:
+    ran = []
+    for name, family in support.matrix.families.items():
+        page = html.unescape((built / "families" / f"{name}.html").read_text())
+        assert "No real NPU has run them" in page
+        assert f"vllm serve {family.checkpoints[0].repo}" in page
+        assert "/v1/" in page
+        ran += [name] if "vllm serve 'a b' --seed=0" in page else []
+    assert ran == [n for n, f in support.matrix.families.items() if f.stand_in == "qwen3"]
+    assert ran
 
 
 def test_flags_are_those_of_vllm_serve() -> None:
