@@ -21,13 +21,14 @@ class Override:
             ``torch-op`` (an operator that vLLM's compiled library would define),
             ``triton-kernel`` (a kernel replaced by name), ``attention-backend``, ``lora`` (what
             the platform names for a batch's adapters), ``sleep`` (a backend of sleep mode),
-            ``linear-kernel`` (a product behind vLLM's quantised layers) or ``quantization`` (what
-            reads a quantised checkpoint).
+            ``linear-kernel`` (a product behind vLLM's quantised layers), ``quantization`` (what
+            reads a quantised checkpoint) or ``loader`` (what reads checkpoints).
         target: the qualified name in vLLM; an attention backend that vLLM has no name for gets one.
             Of a linear kernel and of a quantisation it is the class that is subclassed.
         implementation: the qualified name here.
         operator: the CANN operator that a call launches.
-        names: of a linear kernel its kind, of a quantisation the values of ``--quantization``.
+        names: of a linear kernel its kind, of a quantisation the values of ``--quantization``, of
+            a loader the load format.
     """
 
     kind: str
@@ -252,6 +253,13 @@ OVERRIDES: tuple[Override, ...] = (
         "aclnnQuantMatmul*",
         ("ascend",),
     ),
+    Override(
+        "loader",
+        "vllm.model_executor.model_loader.default_loader.DefaultModelLoader",
+        "vllm_ascend.loading.CheckedLoader",
+        "aclnnNe*",
+        ("ascend",),
+    ),
 )
 
 
@@ -325,9 +333,16 @@ def _register_quantization(override: Override) -> None:
         register_quantization_config(name)(resolve(override.implementation))
 
 
+def _register_loader(override: Override) -> None:
+    from vllm.model_executor.model_loader import register_model_loader
+
+    for name in override.names:
+        register_model_loader(name)(resolve(override.implementation))
+
+
 def quantizations() -> list[str]:
     """The values of ``--quantization`` that an NPU serves."""
-    return [name for row in OVERRIDES if row.kind == "quantization" for name in row.names]
+    return sorted({name for row in OVERRIDES if row.kind == "quantization" for name in row.names})
 
 
 _REGISTER: dict[str, Callable[[Override], None]] = {
@@ -339,6 +354,7 @@ _REGISTER: dict[str, Callable[[Override], None]] = {
     "sleep": _register_sleep,
     "linear-kernel": _register_linear_kernel,
     "quantization": _register_quantization,
+    "loader": _register_loader,
 }
 
 

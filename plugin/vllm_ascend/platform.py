@@ -59,7 +59,7 @@ class NPUPlatform(Platform):
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         from vllm.config import CompilationMode, CUDAGraphMode
 
-        from vllm_ascend import sleep
+        from vllm_ascend import loading, sleep
 
         if vllm_config.model_config is not None:
             cls.check_if_supports_dtype(vllm_config.model_config.dtype)
@@ -80,6 +80,8 @@ class NPUPlatform(Platform):
             )
         if model is not None and model.sleep_mode_backend == "cumem":  # the default, for CUDA
             model.sleep_mode_backend = sleep.NAME
+        if vllm_config.load_config.load_format == "auto":
+            vllm_config.load_config.load_format = loading.FORMAT
         # Eager mode: operators are launched one by one, nothing is compiled or captured.
         compilation = vllm_config.compilation_config
         compilation.mode = CompilationMode.NONE
@@ -109,9 +111,9 @@ class NPUPlatform(Platform):
 
         if quant not in cls.supported_quantization:
             raise UnsupportedQuantization(
-                f"The quantisation {quant!r} is not implemented on an NPU; "
-                f"{', '.join(sorted(cls.supported_quantization))} are. "
-                f"{nearest(quant, cls.supported_quantization)}"
+                f"The quantisation {quant!r} is not implemented on an NPU. "
+                f"{nearest(quant, cls.supported_quantization)} "
+                "Take a checkpoint in one of these, or one that is not quantised."
             )
 
     @classmethod
@@ -195,7 +197,8 @@ class NPUPlatform(Platform):
 
     @classmethod
     def get_device_name(cls, device_id: int = 0) -> str:
-        return cls._properties(device_id).name
+        # Asked for a warning, before there is a device: that a dtype is replaced, for one.
+        return cls._properties(device_id).name if torch.npu.is_initialized() else chip().series
 
     @classmethod
     def get_device_total_memory(cls, device_id: int = 0) -> int:

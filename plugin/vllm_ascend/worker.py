@@ -11,7 +11,7 @@ import torch
 from vllm.device_allocator.sleep_mode_backend import SleepModeBackend
 from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 from vllm.platforms import current_platform
-from vllm.utils.mem_utils import MemorySnapshot
+from vllm.utils.mem_utils import MemorySnapshot, format_gib
 from vllm.utils.torch_utils import set_random_seed
 from vllm.v1.worker.gpu_worker import Worker, init_worker_distributed_environment
 from vllm.v1.worker.utils import request_memory
@@ -19,6 +19,10 @@ from vllm.v1.worker.utils import request_memory
 from vllm_ascend import shims
 from vllm_ascend.profiling import AscendProfiler
 from vllm_ascend.sleep import AscendSleepBackend
+
+
+class NotEnoughMemory(ValueError):
+    """The NPU has no room for a KV cache; the message says who has taken it."""
 
 
 class NPUWorker(Worker):
@@ -62,6 +66,29 @@ class NPUWorker(Worker):
         self.init_snapshot = MemorySnapshot(device=self.device)
         self.requested_memory = request_memory(self.init_snapshot, self.cache_config)
         self._init_workspace_and_model_runner()
+
+    def determine_available_memory(self) -> int:
+        """Bytes that the KV cache may take.
+
+        Raises:
+            NotEnoughMemory: weights and a step's activations leave none.
+        """
+        available = super().determine_available_memory()
+        if available > 0:
+            return available
+        asked = self.cache_config.gpu_memory_utilization
+        weights = int(self.model_runner.model_memory_usage)
+        rest = self.requested_memory - available - weights
+        total = self.init_snapshot.total_memory
+        raise NotEnoughMemory(
+            f"No memory is left for the KV cache. vLLM may use {format_gib(self.requested_memory)} "
+            f"of the NPU's {format_gib(total)} GiB (gpu_memory_utilization={asked:g}); the weights "
+            f"take {format_gib(weights)} GiB, a step's activations and other uses "
+            f"{format_gib(rest)} GiB.\n"
+            "Usually the model is too large for one NPU, or other processes use it: npu-smi info.\n"
+            "Raise --gpu-memory-utilization, lower --max-num-batched-tokens, or take a quantised "
+            "checkpoint."
+        )
 
     def _make_model_runner(self):
         from vllm_ascend.model_runner import NPUModelRunner

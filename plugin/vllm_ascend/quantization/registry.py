@@ -25,7 +25,7 @@ class UnsupportedQuantization(UnsupportedOnNPU):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that is most like a given one as a question, or all known names."""
-    names = sorted(known)
+    names = sorted(set(known))
     close = get_close_matches(name, names, 1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(names) or 'none'}."
 

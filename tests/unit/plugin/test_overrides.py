@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from importlib.metadata import entry_points
 from types import SimpleNamespace
+from unittest.mock import patch
 
 import pytest
 import torch
 from cannsim import counters
 from vllm import ir
 from vllm.config import DeviceConfig, VllmConfig, set_current_vllm_config
+from vllm.config.load import LoadConfig
 from vllm.device_allocator.sleep_mode_backend import SleepModeBackendFactory
 from vllm.lora.punica_wrapper.punica_selector import get_punica_wrapper
 from vllm.model_executor.layers.activation import GeluAndMul, SiluAndMul
@@ -31,6 +33,7 @@ from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import (
     UnquantizedFusedMoEMethod,
 )
 from vllm.model_executor.layers.layernorm import GemmaRMSNorm
+from vllm.model_executor.layers.linear import ReplicatedLinear
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
 from vllm.model_executor.layers.rotary_embedding.common import ApplyRotaryEmb
 from vllm.model_executor.layers.rotary_embedding.linear_scaling_rope import (
@@ -41,6 +44,8 @@ from vllm.model_executor.layers.rotary_embedding.mrope import MRotaryEmbedding
 from vllm.model_executor.layers.rotary_embedding.yarn_scaling_rope import (
     YaRNScalingRotaryEmbedding,
 )
+from vllm.model_executor.model_loader import get_model_loader
+from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.v1.attention.backend import AttentionType, CommonAttentionMetadata
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.attention.ops.vit_attn_wrappers import torch_sdpa_wrapper
@@ -52,6 +57,7 @@ from vllm_ascend.attention.backend import (
     AscendMetadataBuilder,
 )
 from vllm_ascend.attention.latent import AscendLatentMetadata
+from vllm_ascend.loading import WrongCheckpoint
 from vllm_ascend.overrides import (
     OVERRIDES,
     Override,
@@ -63,7 +69,7 @@ from vllm_ascend.platform import IR_PROVIDER
 
 from matrix.schema import Quantisation
 from tests.unit.plugin import drafting
-from tests.unit.plugin.layers import pair
+from tests.unit.plugin.layers import one_card, pair
 
 HIDDEN, HEAD, HEADS, TOKENS = 64, 32, 2, 5
 
@@ -393,6 +399,41 @@ def sleeping() -> Pairs:
     ]
 
 
+def loading() -> Pairs:
+    """vLLM's loader, as the platform asks for it; of a weight that is in no file it tells."""
+    torch.manual_seed(0)
+    with one_card(), torch.device("npu"):
+        layers = [ReplicatedLinear(8, 4, bias=False, prefix=str(n)) for n in range(2)]
+    weights = {f"{n}.weight": torch.randn(4, 8) for n in range(2)}
+    model = torch.nn.ModuleList(layers)
+    model.load_weights = lambda given: {
+        (model.get_parameter(name).data.copy_(tensor), name)[1] for name, tensor in given
+    }
+    config = SimpleNamespace(
+        model="a/model",
+        architecture="AModel",
+        quantization=None,
+        is_moe=False,
+        multimodal_config=None,
+    )
+    loader = get_model_loader(LoadConfig(load_format="ascend"))
+
+    def load(*names: str) -> None:
+        files = ((name, weights[name]) for name in names)
+        with patch.object(DefaultModelLoader, "get_all_weights", lambda *_: files):
+            loader.load_weights(model, config)
+
+    load("0.weight", "1.weight")
+    pairs = [(layer.weight, weights[f"{n}.weight"]) for n, layer in enumerate(layers)]
+    given = [(weight.detach().clone(), expected) for weight, expected in pairs]
+    with pytest.raises(WrongCheckpoint, match=r"a/model cannot be.*no file has the whole of 1\.we"):
+        load("0.weight")
+    weights["1.weight"] = torch.randn(3, 8)
+    with pytest.raises(WrongCheckpoint, match=r"1\.weight of shape \(3, 8\) does not fit"):
+        load("0.weight", "1.weight")
+    return given
+
+
 def quantised(form: str, scheme: str, group: int | None = None) -> Callable[[], Pairs]:
     """A linear layer whose method the configuration chooses, and the product behind it."""
     how = Quantisation.model_validate({"format": form, "scheme": scheme, "group_size": group})
@@ -403,6 +444,7 @@ CALLS: dict[str, Callable[[], Pairs]] = {
     **drafting.CALLS,
     "vllm.lora.punica_wrapper.punica_base.PunicaWrapperBase": adapters,
     "vllm.device_allocator.sleep_mode_backend.SleepModeBackend": sleeping,
+    "vllm.model_executor.model_loader.default_loader.DefaultModelLoader": loading,
     f"{KERNELS}.Int8ScaledMMLinearKernel": quantised("compressed-tensors", "W8A8"),
     f"{KERNELS}.MPLinearKernel": quantised("compressed-tensors", "W4A16", 32),
     f"{LAYERS}.quantization.compressed_tensors.compressed_tensors.CompressedTensorsConfig": (

@@ -90,6 +90,7 @@ def configuration(experts: int, *, lora: bool = False, backend: str = "cumem"):
     )
     return SimpleNamespace(
         model_config=model,
+        load_config=SimpleNamespace(load_format="auto"),
         parallel_config=SimpleNamespace(worker_cls="auto", world_size=1),
         lora_config=object() if lora else None,
         compilation_config=SimpleNamespace(pass_config=SimpleNamespace()),
