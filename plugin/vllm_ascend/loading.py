@@ -50,15 +50,16 @@ class CheckedLoader(DefaultModelLoader):
         Raises:
             WrongCheckpoint: a file cannot be read, a tensor does not fit or is not there.
         """
-        weights = {
-            f"{name}.weight": module.weight
+        layers = {
+            f"{name}.weight": module
             for name, module in model.named_modules()
             if isinstance(module, LinearBase)
             and isinstance(getattr(module, "weight", None), torch.nn.Parameter)
+            and not module.weight.is_meta
             and module.weight.dtype in (torch.float16, torch.bfloat16, torch.float32)
         }
-        for weight in weights.values():
-            weight.data.fill_(torch.nan)
+        for layer in layers.values():
+            layer.weight.data.fill_(torch.nan)
         try:
             super().load_weights(model, model_config)
         except torch.OutOfMemoryError:
@@ -70,9 +71,9 @@ class CheckedLoader(DefaultModelLoader):
                 raise
             told = f"the tensor {self._reading} does not fit: {str(error) or 'another shape'}"
             raise _wrong(model_config, told) from error
-        unset = [torch.isnan(weight).any() for weight in weights.values()]
+        unset = [torch.isnan(layer.weight).any() for layer in layers.values()]
         found = torch.stack(unset).tolist() if unset else []
-        names = [name for name, lacks in zip(weights, found, strict=True) if lacks]
+        names = [name for name, lacks in zip(layers, found, strict=True) if lacks]
         if names:
             told = f"no file has the whole of {', '.join(names[:4])}"
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
