@@ -19,6 +19,7 @@ from matrix.covering import covering, within
 from matrix.documents import display
 from matrix.errors import InvalidData, MatrixError, UnknownPattern, did_you_mean
 from matrix.loader import load
+from matrix.released import Claims
 from matrix.resolving import Answer, resolve
 from matrix.rotation import night
 from matrix.selecting import candidates, contains, find, required, select
@@ -49,6 +50,11 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--select", metavar="NAME", help="a named selection, such as smoke")
     listing.add_argument("--all", action="store_true", help="unsupported cells too, with reasons")
     listing.add_argument("--json", action="store_true", help="as JSON")
+    listing.add_argument(
+        "--released",
+        action="store_true",
+        help="claims about released checkpoints, and what of each is shown on stand-ins",
+    )
     listing.add_argument(
         "--date", type=date.fromisoformat, metavar="DAY", help="the night of a rotation; today's"
     )
@@ -108,6 +114,8 @@ def _count(text: str) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     matrix = load(options.root)
+    if options.released:
+        return _list_released(matrix, options)
     cells = everything(matrix)
     if options.all:
         chosen = candidates(matrix, cells, options.patterns, options.select)
@@ -180,6 +188,26 @@ def _show(options: argparse.Namespace) -> int:
         import yaml
 
         print(yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=96), end="")
+    return 0
+
+
+def _list_released(matrix: Matrix, options: argparse.Namespace) -> int:
+    found = [
+        claim
+        for claim in Claims(matrix).matching(options.patterns or ["*"])
+        if options.all or claim.cell.unsupported is None
+    ]
+    told = [
+        summary(claim.cell)
+        | {"cards": claim.cards, "shown_by": [str(showing) for showing in claim.shown_by]}
+        for claim in found
+    ]
+    if options.json:
+        print(json.dumps(told, indent=2))
+        return 0
+    for claim in told:
+        shown = "; ".join(claim["shown_by"]) or "shown by nothing"
+        print(f"{claim['id']}\t{claim['reason'] or shown}")
     return 0
 
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from matrix import CannVersion, Cell, Feature, Hardware, Matrix, Model, everything
+from reports.expected import with_expected
 from reports.record import Kind, Record
 from reports.statuses import KINDS, SYMBOLS, Policy, Status, statuses
 from reports.store import Store
@@ -139,6 +140,7 @@ def derive(
     cells = everything(matrix)
     newest = store.newest()
     marks = {each: statuses(cells, newest, now, policy, each) for each in KINDS}
+    marks["e2e"] = with_expected(matrix, marks["e2e"], now)
     asked = [pattern for suite in matrix.accuracy.values() for pattern in suite.cells]
     marks["accuracy"] = {id_: _asked(asked, status) for id_, status in marks["accuracy"].items()}
     return Support(
