@@ -50,6 +50,7 @@ CHIPS: tuple[Chip, ...] = (
         dtypes=(torch.float16, torch.float32),
         lacks=frozenset(
             {
+                "npu_chunk_gated_delta_rule",
                 "npu_convert_weight_to_int4pack",
                 "npu_dynamic_mx_quant",
                 "npu_dynamic_quant",
@@ -58,14 +59,27 @@ CHIPS: tuple[Chip, ...] = (
                 "npu_gemma_rms_norm",
                 "npu_grouped_matmul",
                 "npu_mrope",
+                "npu_recurrent_gated_delta_rule",
                 "npu_scatter_pa_kv_cache",
+                "npu_sparse_flash_attention",
             }
         ),
         grouped_weight_scales=False,
     ),
     Chip("Atlas A2 (910B)", range(220, 240), lacks=frozenset({"npu_dynamic_mx_quant"})),
     Chip("Atlas A3 (910_93)", range(250, 260), lacks=frozenset({"npu_dynamic_mx_quant"})),
-    Chip("Ascend 950", range(260, 280), lacks=frozenset({"npu_mrope, interleaved"})),
+    Chip(
+        "Ascend 950",
+        range(260, 280),
+        # The document of the gated delta rule names A2 and A3 alone.
+        lacks=frozenset(
+            {
+                "npu_chunk_gated_delta_rule",
+                "npu_mrope, interleaved",
+                "npu_recurrent_gated_delta_rule",
+            }
+        ),
+    ),
 )
 
 

@@ -17,8 +17,8 @@ class Override:
     """One thing of vLLM that is ours on an NPU.
 
     Attributes:
-        kind: ``custom-op`` (a class replaced by name), ``ir-op`` (a provider of an IR operator),
-            ``torch-op`` (an operator that vLLM's compiled library would define),
+        kind: ``custom-op`` or ``layer`` (a class replaced by name), ``ir-op`` (a provider of an
+            IR operator), ``torch-op`` (an operator that vLLM's compiled library would define),
             ``triton-kernel`` (a kernel replaced by name), ``attention-backend``, ``lora`` (what
             the platform names for a batch's adapters), ``sleep`` (a backend of sleep mode),
             ``linear-kernel`` (a product behind vLLM's quantised layers), ``quantization`` (what
@@ -200,6 +200,30 @@ OVERRIDES: tuple[Override, ...] = (
         "aclnnFusedInferAttentionScore*",
     ),
     Override(
+        "attention-backend",
+        "vllm.v1.attention.backends.registry.MambaAttentionBackendEnum.GDN_ATTN",
+        "vllm_ascend.attention.delta.AscendDeltaBackend",
+        "aclnnSearchSorted",
+    ),
+    Override(
+        "layer",
+        "vllm.model_executor.layers.mamba.gdn.qwen_gdn_linear_attn.QwenGatedDeltaNetAttention",
+        "vllm_ascend.attention.delta.AscendQwenGatedDeltaNetAttention",
+        "aclnnRecurrentGatedDeltaRule",
+    ),
+    Override(
+        "attention-backend",
+        "vllm.v1.attention.backends.registry.AttentionBackendEnum.ASCEND_SPARSE_LATENT",
+        "vllm_ascend.attention.sparse.AscendSparseBackend",
+        "aclnnSparseFlashAttention*",
+    ),
+    Override(
+        "layer",
+        "vllm.model_executor.layers.mla.MultiHeadLatentAttentionWrapper",
+        "vllm_ascend.attention.sparse.AscendLatentAttentionWrapper",
+        "aclnnLightningIndexer",
+    ),
+    Override(
         "lora",
         "vllm.lora.punica_wrapper.punica_base.PunicaWrapperBase",
         "vllm_ascend.lora.NPUPunicaWrapper",
@@ -288,11 +312,22 @@ def _register_custom_op(override: Override) -> None:
     CustomOp.register_oot(resolve(override.implementation), name=override.target.rpartition(".")[2])  # type: ignore[arg-type]
 
 
-def _register_attention_backend(override: Override) -> None:
-    from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
+def _register_layer(override: Override) -> None:
+    from vllm.model_executor.custom_op import PluggableLayer
 
     name = override.target.rpartition(".")[2]
-    register_backend(getattr(AttentionBackendEnum, name, name), override.implementation)
+    PluggableLayer.register_oot(resolve(override.implementation), name=name)
+
+
+def _register_attention_backend(override: Override) -> None:
+    from vllm.v1.attention.backends import registry
+
+    _, kind, name = override.target.rsplit(".", 2)
+    registry.register_backend(
+        getattr(getattr(registry, kind), name, name),
+        override.implementation,
+        is_mamba=kind == "MambaAttentionBackendEnum",
+    )
 
 
 def _register_ir_op(override: Override) -> None:
@@ -349,6 +384,7 @@ _REGISTER: dict[str, Callable[[Override], None]] = {
     "custom-op": _register_custom_op,
     "ir-op": _register_ir_op,
     "torch-op": _register_torch_op,
+    "layer": _register_layer,
     "attention-backend": _register_attention_backend,
     "lora": _register_lora,
     "sleep": _register_sleep,

@@ -78,6 +78,8 @@ class NPUPlatform(Platform):
                 f"LoRA is not implemented for mixtures of experts ({model.architecture}) on an "
                 "NPU; merge the adapter into the weights, or leave out --enable-lora."
             )
+        if model is not None and model.is_hybrid:
+            cls._keep_states(vllm_config)
         if model is not None and model.sleep_mode_backend == "cumem":  # the default, for CUDA
             model.sleep_mode_backend = sleep.NAME
         if vllm_config.load_config.load_format == "auto":
@@ -88,6 +90,26 @@ class NPUPlatform(Platform):
         compilation.cudagraph_mode = CUDAGraphMode.NONE
         compilation.pass_config.fuse_norm_quant = False
         compilation.pass_config.fuse_act_quant = False
+
+    @classmethod
+    def _keep_states(cls, vllm_config: VllmConfig) -> None:
+        """What layers with a state instead of keys (gated delta nets) cannot do here yet."""
+        cache, model = vllm_config.cache_config, vllm_config.model_config
+        if vllm_config.speculative_config is not None:
+            raise UnsupportedOnNPU(
+                f"Speculative decoding of {model.architecture}, whose layers would have to keep a "
+                "state for each draft, is not implemented on an NPU. Leave out "
+                "--speculative-config."
+            )
+        if cache.enable_prefix_caching:
+            logger.info(
+                "Prefix caching is off: vLLM would copy the states of %s between blocks by a "
+                "Triton kernel on addresses, for which an NPU has no operator.",
+                model.architecture,
+            )
+            cache.enable_prefix_caching = False
+            cache.mamba_cache_mode = "none"
+            cache.mamba_block_size = model.max_model_len
 
     @classmethod
     def _find_quantization(cls, vllm_config: VllmConfig) -> None:
@@ -154,7 +176,11 @@ class NPUPlatform(Platform):
         from vllm_ascend.attention.backend import AscendAttentionBackend
 
         backend: type[AttentionBackend] = AscendAttentionBackend
-        if attn_selector_config.use_mla and chip().has("npu_fused_infer_attention_score"):
+        if attn_selector_config.use_sparse and chip().has("npu_sparse_flash_attention"):
+            from vllm_ascend.attention.sparse import AscendSparseBackend
+
+            backend = AscendSparseBackend
+        elif attn_selector_config.use_mla and chip().has("npu_fused_infer_attention_score"):
             from vllm_ascend.attention.latent import AscendLatentBackend
 
             backend = AscendLatentBackend

@@ -20,6 +20,9 @@ SEPARATE_ATTENTION = ("aclnnIncreFlashAttention", "aclnnPromptFlashAttention")
 CAPPED_ATTENTION = ("aclnnSoftmax",)
 """The same where scores are capped before the softmax, which no operator does: its parts."""
 
+SPARSE_ATTENTION = ("aclnnSparseFlashAttention",)
+"""The same over the tokens that an indexer chose."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -45,7 +48,8 @@ class Work:
     @property
     def separate_attention(self) -> int:
         """Launches of attention in another form than the fused one."""
-        return sum(self.matching(name) for name in (*SEPARATE_ATTENTION, *CAPPED_ATTENTION))
+        others = (*SEPARATE_ATTENTION, *CAPPED_ATTENTION, *SPARSE_ATTENTION)
+        return sum(self.matching(name) for name in others)
 
     @property
     def total(self) -> int:

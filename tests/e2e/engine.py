@@ -158,12 +158,16 @@ class Engine:
         """Number of layers of attention over a cache, which cross attention is, too."""
         model = self.config.model_config
         each = 2 if model.is_encoder_decoder else 1
-        return each * int(model.hf_text_config.num_hidden_layers)
+        kinds = getattr(model.hf_text_config, "layer_types", None) or []
+        states = sum(kind == "linear_attention" for kind in kinds)
+        return each * (int(model.hf_text_config.num_hidden_layers) - states)
 
     @property
     def attention_apart(self) -> tuple[str, ...]:
         """What attends where no operator does it for all requests of a step at once."""
         text = self.config.model_config.hf_text_config
+        if hasattr(text, "index_topk"):
+            return device.SPARSE_ATTENTION
         capped = getattr(text, "attn_logit_softcapping", None) is not None
         return device.CAPPED_ATTENTION if capped else device.SEPARATE_ATTENTION
 

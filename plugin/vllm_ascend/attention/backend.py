@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch_npu
+from vllm.config import get_current_vllm_config
 from vllm.v1.attention.backend import (
     AttentionBackend,
     AttentionImpl,
@@ -57,6 +58,12 @@ def unused_lse(device: torch.device) -> torch.Tensor:
     return torch.empty(1, dtype=torch.float32, device=device)
 
 
+def _block_by_block(vllm_config: VllmConfig) -> bool:
+    """Whether blocks of other layers, which hold states, share the memory of attention's."""
+    model = vllm_config.model_config
+    return model is not None and model.is_hybrid
+
+
 @dataclass
 class AscendMetadata:
     """What attention needs of one step, for all layers of a cache group.
@@ -95,6 +102,7 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
     ) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         drafts = vllm_config.speculative_config is not None
+        self.together = _block_by_block(vllm_config)
         self.host_knows = not (drafts and vllm_config.scheduler_config.async_scheduling)
 
     def build(
@@ -106,12 +114,13 @@ class AscendMetadataBuilder(AttentionMetadataBuilder[AscendMetadata]):
         common = common_attn_metadata
         seq_lens = common.seq_lens_cpu_upper_bound if self.host_knows else common.seq_lens
         assert seq_lens is not None, "vLLM's model runner always gives the host's lengths"
+        table = common.block_table_tensor[: common.num_reqs]
         return AscendMetadata(
             num_tokens=common.num_actual_tokens,
             query_ends=common.query_start_loc_cpu[1 : common.num_reqs + 1].tolist(),
             seq_lens=seq_lens[: common.num_reqs].tolist(),
             key_counts=common.seq_lens[: common.num_reqs],
-            block_table=common.block_table_tensor[: common.num_reqs],
+            block_table=table * 2 if self.together else table,
             slot_mapping=common.slot_mapping,
             causal=common.causal,
         )
@@ -157,6 +166,7 @@ class AscendAttentionImpl(AttentionImpl[AscendMetadata]):
         self.attn_type = attn_type
         self.kv_sharing_target_layer_name = kv_sharing_target_layer_name
         self.sinks = sinks
+        self.together = _block_by_block(get_current_vllm_config())
         self.capped = None
         if logits_soft_cap:
             self.capped = CappedAttention(self.scale, float(logits_soft_cap), sliding_window)
@@ -166,11 +176,21 @@ class AscendAttentionImpl(AttentionImpl[AscendMetadata]):
 
         vLLM gives one tensor a layer, logically [blocks, kv_heads, block_size, 2 * head_size];
         the operators want two, so the layer's memory is read as two halves. Nobody else looks
-        into a block: blocks of a group are only ever written and read here.
+        into a block: blocks of a group are only ever written and read here. Where they do, keys
+        and values of a block alternate, and each cache has twice the blocks, every second its own.
         """
         blocks, heads, tokens, _ = kv_cache.shape
+        if self.together:
+            every = kv_cache.permute(0, 2, 1, 3).view(2 * blocks, tokens, heads, self.head_size)
+            return every[:-1], every[1:]
         halves = kv_cache.permute(0, 2, 1, 3).view(2, blocks, tokens, heads, self.head_size)
         return halves[0], halves[1]
+
+    def slots(self, slot_mapping: torch.Tensor) -> torch.Tensor:
+        """The slots of new tokens in either of ``caches``; negative ones stay so."""
+        if not self.together:
+            return slot_mapping
+        return slot_mapping + slot_mapping // BLOCK_SIZE * BLOCK_SIZE
 
     def do_kv_cache_update(
         self,
@@ -184,6 +204,7 @@ class AscendAttentionImpl(AttentionImpl[AscendMetadata]):
         if kv_cache.numel() == 0:
             return
         tokens = slot_mapping.shape[0]
+        slot_mapping = self.slots(slot_mapping)
         key_cache, value_cache = self.caches(kv_cache)
         torch_npu.npu_scatter_pa_kv_cache(
             key[:tokens].contiguous(),

@@ -30,7 +30,7 @@ class SeparateAttentionImpl(AscendAttentionImpl):
         """Writes the step's keys and values into their slots, as rows of the flattened cache."""
         if kv_cache.numel() == 0:
             return
-        slots = slot_mapping.view(-1, 1)
+        slots = self.slots(slot_mapping).view(-1, 1)
         for cache, new in zip(self.caches(kv_cache), (key, value), strict=True):
             rows = cache.view(-1, self.num_kv_heads * self.head_size)
             torch_npu.npu_scatter_nd_update_(rows, slots, new[: len(slots)].flatten(1))

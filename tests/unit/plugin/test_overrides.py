@@ -49,6 +49,7 @@ from vllm.model_executor.model_loader.default_loader import DefaultModelLoader
 from vllm.v1.attention.backend import AttentionType, CommonAttentionMetadata
 from vllm.v1.attention.backends.registry import AttentionBackendEnum
 from vllm.v1.attention.ops.vit_attn_wrappers import torch_sdpa_wrapper
+from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.worker.block_table import BlockTable
 from vllm_ascend.attention import capped
 from vllm_ascend.attention.backend import (
@@ -58,6 +59,7 @@ from vllm_ascend.attention.backend import (
 )
 from vllm_ascend.attention.latent import AscendLatentMetadata
 from vllm_ascend.loading import WrongCheckpoint
+from vllm_ascend.model_runner import NPUModelRunner
 from vllm_ascend.overrides import (
     OVERRIDES,
     Override,
@@ -68,7 +70,7 @@ from vllm_ascend.overrides import (
 from vllm_ascend.platform import IR_PROVIDER
 
 from matrix.schema import Quantisation
-from tests.unit.plugin import drafting
+from tests.unit.plugin import drafting, states
 from tests.unit.plugin.layers import one_card, pair
 
 HIDDEN, HEAD, HEADS, TOKENS = 64, 32, 2, 5
@@ -79,7 +81,7 @@ Pairs = list[tuple[torch.Tensor, torch.Tensor]]
 LAYERS = "vllm.model_executor.layers"
 KERNELS = "vllm.model_executor.kernels.linear"
 
-TOLERANCE = {"attention-backend": 1e-2, "linear-kernel": 2e-2, "quantization": 2e-2}
+TOLERANCE = {"attention-backend": 1e-2, "layer": 3e-2, "linear-kernel": 2e-2, "quantization": 2e-2}
 """By kind, where operators take 16 bits or fewer; 1e-5 for all others."""
 
 
@@ -442,6 +444,7 @@ def quantised(form: str, scheme: str, group: int | None = None) -> Callable[[], 
 
 CALLS: dict[str, Callable[[], Pairs]] = {
     **drafting.CALLS,
+    **states.CALLS,
     "vllm.lora.punica_wrapper.punica_base.PunicaWrapperBase": adapters,
     "vllm.device_allocator.sleep_mode_backend.SleepModeBackend": sleeping,
     "vllm.model_executor.model_loader.default_loader.DefaultModelLoader": loading,
@@ -510,6 +513,24 @@ def test_every_row_has_a_target_of_its_own() -> None:
     assert set(CALLS) == set(targets)
 
 
+def test_blocks_that_attention_is_given_are_zeroed() -> None:
+    """Logical blocks of two kernel blocks each; layers of states are left alone."""
+    cache = torch.full((6, 128, 1, 8), 7.0, device="npu").transpose(1, 2)
+    runner = object.__new__(NPUModelRunner)
+    runner.device = torch.device("npu")
+    runner.kv_cache_config = SimpleNamespace(num_blocks=3)
+    layers = {"attention": SimpleNamespace(kv_cache=cache)}
+    runner.compilation_config = SimpleNamespace(static_forward_context=layers)
+    spec = FullAttentionSpec(block_size=256, num_kv_heads=1, head_size=4, dtype=torch.float32)
+    states = SimpleNamespace(kv_cache_spec=None, layer_names=["states"])
+    group = SimpleNamespace(kv_cache_spec=spec, layer_names=["attention"])
+    runner._kv_cache_spec_attn_group_iterator = lambda: iter([states, group])
+    runner._init_kv_zero_meta()
+    runner._zero_block_ids([])
+    runner._zero_block_ids([2, 0])
+    assert cache.amax((1, 2, 3)).tolist() == [0, 0, 7, 7, 0, 0]
+
+
 def test_a_missing_target_is_an_error() -> None:
     with pytest.raises(AttributeError):
         resolve("vllm.model_executor.layers.activation.NoSuchLayer")
@@ -565,6 +586,27 @@ def test_an_encoder_sees_all_keys_of_its_own_request(window: int | None) -> None
         *(x.float().transpose(0, 1) for x in (query, key, value)), attn_mask=sees, scale=0.2
     )
     torch.testing.assert_close(given.cpu().float(), expected.transpose(0, 1), atol=1e-2, rtol=1e-2)
+
+
+def test_a_block_holds_its_own_keys_and_values_where_others_hold_states() -> None:
+    """A prompt in the blocks 3 and 1 of five: the other blocks' memory, page by page, stays."""
+    impl = AscendAttentionImpl(HEADS, HEAD, 0.2)
+    impl.together = True
+    memory = torch.full((5, 128 * HEADS * 2 * HEAD), 7.0, device="npu", dtype=torch.bfloat16)
+    cache = memory.view(5, 128, HEADS, 2 * HEAD).transpose(1, 2)
+    query, key, value = torch.randn(3, 130, HEADS, HEAD).bfloat16()
+    table = torch.tensor([[3, 1]], dtype=torch.int32)
+    slots = torch.cat([torch.arange(3 * 128, 4 * 128), torch.arange(128, 130)]).npu()
+    impl.do_kv_cache_update(None, key.npu(), value.npu(), cache, slots)
+    metadata = AscendMetadata(130, [130], [130], counts(130), table.npu() * 2, slots)
+    output = torch.empty_like(query).npu()
+    given = impl.forward(None, query.npu(), key.npu(), value.npu(), cache, metadata, output)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        *(x.float().transpose(0, 1) for x in (query, key, value)), is_causal=True, scale=0.2
+    )
+    torch.testing.assert_close(given.cpu().float(), expected.transpose(0, 1), atol=1e-2, rtol=1e-2)
+    assert memory[[0, 2, 4]].eq(7).all()
+    assert not memory[[3]].eq(7).any()
 
 
 @pytest.mark.parametrize("window", [None, 3])
@@ -667,6 +709,6 @@ def test_lengths_come_from_the_device_while_drafts_are_in_flight(host_knows: boo
         seq_lens_cpu_upper_bound=torch.tensor([13, 20]).int(),
     )
     builder = object.__new__(AscendMetadataBuilder)
-    builder.host_knows = host_knows
+    builder.host_knows, builder.together = host_knows, False
     assert builder.build(0, common).seq_lens == ([13, 20] if host_knows else [10, 20])
     assert builder.build_for_drafting(common, 1).seq_lens == [10, 20]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,6 +86,7 @@ def configuration(experts: int, *, lora: bool = False, backend: str = "cumem"):
         dtype=torch.bfloat16,
         get_num_experts=lambda: experts,
         architecture="MixtralForCausalLM",
+        is_hybrid=False,
         sleep_mode_backend=backend,
         quantization="none-to-look-for",
     )
@@ -109,3 +111,28 @@ def test_the_default_of_sleep_mode_is_the_plugins(asked: str, taken: str) -> Non
     config = configuration(0, backend=asked)
     current_platform.check_and_update_config(config)
     assert config.model_config.sleep_mode_backend == taken
+
+
+def hybrid(**changes: object) -> SimpleNamespace:
+    """What the platform reads of a configuration of a model with gated delta nets."""
+    model = SimpleNamespace(architecture="Qwen3NextForCausalLM", max_model_len=512)
+    cache = SimpleNamespace(
+        enable_prefix_caching=True, mamba_cache_mode="align", mamba_block_size=128
+    )
+    parts = {"model_config": model, "cache_config": cache, "speculative_config": None}
+    return SimpleNamespace(**{**parts, **changes})
+
+
+def test_prefixes_of_models_with_states_are_not_cached() -> None:
+    config = hybrid()
+    NPUPlatform._keep_states(config)
+    assert vars(config.cache_config) == {
+        "enable_prefix_caching": False,
+        "mamba_cache_mode": "none",
+        "mamba_block_size": 512,
+    }
+
+
+def test_speculation_with_states_is_refused() -> None:
+    with pytest.raises(UnsupportedOnNPU, match=r"Qwen3NextForCausalLM.*--speculative-config"):
+        NPUPlatform._keep_states(hybrid(speculative_config=object()))
