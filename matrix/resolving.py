@@ -87,7 +87,12 @@ class Answer:
 
 
 def resolve(
-    matrix: Matrix, model: str, hardware: str, feature: str | None = None, cann: str | None = None
+    matrix: Matrix,
+    model: str,
+    hardware: str,
+    feature: str | None = None,
+    cann: str | None = None,
+    claims: Claims | None = None,
 ) -> Answer:
     """Return what to install for a model with a feature on some hardware.
 
@@ -97,6 +102,7 @@ def resolve(
         hardware: name of a range, or of a product.
         feature: by default the first of the model's task.
         cann: a version; by default the one that the current release was made for.
+        claims: those of the matrix, for who asks often; making them takes most of the time.
 
     Raises:
         UnknownName: one of the names is none; with the nearest.
@@ -104,7 +110,7 @@ def resolve(
         DoesNotFit: the weights need more devices than the plugin serves on.
         NotSupported: a rule speaks against it.
     """
-    claims = Claims(matrix)
+    claims = claims or Claims(matrix)
     found, form = _model(matrix, claims, model)
     there = _hardware(claims, hardware)
     wanted = _feature(matrix, found, feature, form)
@@ -114,7 +120,7 @@ def resolve(
     if rule is not None:
         several = isinstance(rule, Rule) and rule.when.several_cards is not None
         raise _refused(claims, question, rule.reason, fits=not several)
-    return _answer(matrix, question, claim, claim.cards)
+    return _answer(claims, question, claim)
 
 
 def _find(name: str, entries: Mapping[str, EntryT], sort: str) -> EntryT:
@@ -222,7 +228,8 @@ def _nearest(claims: Claims, question: Question) -> Iterator[str]:
         yield f"the feature {other.name}"
 
 
-def _answer(matrix: Matrix, question: Question, claim: Claim, cards: int) -> Answer:
+def _answer(claims: Claims, question: Question, claim: Claim) -> Answer:
+    matrix, cards = claims.matrix, claim.cards
     release, hardware = matrix.release, question.hardware
     image = release.image and release.image.format(
         cann=question.cann.version.lower(), chip=hardware.image
@@ -236,7 +243,7 @@ def _answer(matrix: Matrix, question: Question, claim: Claim, cards: int) -> Ans
         image=image,
         container=_container(image, cards),
         install=_install(release),
-        serve=_serve(matrix, question, cards),
+        serve=_serve(claims, question, cards),
         request=serving.request if serving else None,
         notes=tuple(_notes(matrix, question, claim, cards)),
     )
@@ -272,14 +279,13 @@ def _install(release: Release) -> tuple[str, ...]:
     )
 
 
-def _serve(matrix: Matrix, question: Question, cards: int) -> str:
-    claims = Claims(matrix)
+def _serve(claims: Claims, question: Question, cards: int) -> str:
     arguments = [f"vllm serve {_weights(question)}"]
     if question.hardware.image == "310p":
         arguments.append("--dtype float16")
     if cards > 1:
         arguments.append(f"--tensor-parallel-size {cards}")
-    serving = matrix.serving.get(question.feature.name)
+    serving = claims.matrix.serving.get(question.feature.name)
     arguments += serving.arguments if serving else ()
     family = claims.families.get(question.model.name)
     if family is not None:

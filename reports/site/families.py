@@ -70,7 +70,7 @@ def _example(support: Support, claims: Claims, family: Family) -> Answer | None:
     """Return how to serve the first checkpoint on the first hardware that takes it."""
     for hardware in claims.ranges:
         try:
-            return resolve(support.matrix, family.checkpoints[0].name, hardware)
+            return resolve(support.matrix, family.checkpoints[0].name, hardware, claims=claims)
         except MatrixError:
             continue
     return None
