@@ -340,15 +340,17 @@ def _close_top(
     shared: Shared, found: Sequence[Mapping[int, float]], rows: Sequence[Any], what: str
 ) -> dict[str, Any]:
     """Require the reference's logprobs for the tokens that came, which are its most likely ones."""
-    ours = [logprob for position in found for logprob in position.values()]
-    theirs = [float(row[t]) for row, pos in zip(rows, found, strict=True) for t in pos]
     fewest = min(len(position) for position in found)
     require(fewest >= TOP, f"{what}: {fewest} values at a position, not {TOP}")
-    if shared.scheme is None:
-        best = [
-            list(zip(*(x.tolist() for x in row.topk(2 * TOP)[::-1]), strict=True)) for row in rows
-        ]
-        compare.close_top(found, best, TOP, shared.ctx.dtype, what)
+    ours, theirs = list[float](), list[float]()
+    for position, row in zip(found, rows, strict=True):
+        for token, logprob in position.items():
+            if math.isinf(logprob) and math.isinf(float(row[token])):
+                continue  # a grammar leaves fewer tokens than are asked for
+            ours.append(logprob)
+            theirs.append(float(row[token]))
+        if shared.scheme is None and not shared.has(*GUIDED):
+            compare.close_top([position], [_best(row)], TOP, shared.ctx.dtype, what)
     agreement = shared.close(ours, theirs, what)
     return {"values": len(ours), "largest_difference": agreement[f"{what}_difference_max"][0]}
 
