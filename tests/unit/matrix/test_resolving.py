@@ -87,7 +87,7 @@ def test_a_stand_in_can_be_asked_about_too(run: Run) -> None:
 @pytest.mark.parametrize(
     ("question", "code", "told"),
     [
-        ({"model": "qwen3-9b"}, 2, "Did you mean 'qwen3-8b'?"),
+        ({"model": "qwen3-9b"}, 2, "Did you mean 'qwen3.5-9b'?"),
         ({"model": "Qwen/Qwen3-8b"}, 2, "Did you mean 'Qwen/Qwen3-8B'?"),
         ({"feature": "lorra"}, 2, "Did you mean 'lora'?"),
         ({"hardware": "a4"}, 2, "Did you mean 'a"),

@@ -24,8 +24,10 @@ def test_pattern_selects_supported_cells_only(
     chosen = matrix.select(loaded, cells, ["qwen3*/*/cann-9.1.0/a2"])
     assert {cell.model.name for cell in chosen if not cell.model.quantised} == {
         "qwen3",
+        "qwen3-5",
         "qwen3-embedding",
         "qwen3-moe",
+        "qwen3-next",
         "qwen3-reranker",
         "qwen3-vl",
     }

@@ -125,7 +125,8 @@ def test_models_that_are_served_without_a_row() -> None:
     shown = {f.stand_in for f in loaded.families.values()}
     shown |= {c.stand_in for f in loaded.families.values() for c in f.checkpoints}
     unquantised = {n for n in represented if not loaded.models[n].quantised}
-    assert unquantised <= shown, unquantised - shown
+    decoders = {"qwen3-5"}  # of released models that read images, for which they do not speak
+    assert unquantised - decoders <= shown, unquantised - decoders - shown
 
 
 def test_every_row_of_theirs_is_there() -> None:
