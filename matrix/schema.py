@@ -115,6 +115,7 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
     "W8A8": ("modelslim", "compressed-tensors"),
     "W8A8_DYNAMIC": ("modelslim", "compressed-tensors"),
     "W8A8_MXFP8": ("modelslim",),
+    "W4A4_MXFP4": ("modelslim",),
     "W8A16": ("modelslim", "compressed-tensors", "gptq"),
     "W4A8_DYNAMIC": ("modelslim",),
     "W4A16": ("compressed-tensors", "awq", "gptq"),
@@ -126,7 +127,9 @@ class Quantisation(Strict):
     """How the weights of linear layers are quantised, and how they lie in the files."""
 
     format: Literal["modelslim", "compressed-tensors", "awq", "gptq"]
-    scheme: Literal["W8A8", "W8A8_DYNAMIC", "W8A8_MXFP8", "W8A16", "W4A8_DYNAMIC", "W4A16"] = Field(
+    scheme: Literal[
+        "W8A8", "W8A8_DYNAMIC", "W8A8_MXFP8", "W8A16", "W4A8_DYNAMIC", "W4A16", "W4A4_MXFP4"
+    ] = Field(
         description="Bits of weights and activations, by ModelSlim's names; W8A8 has static scales."
     )
     group_size: int | None = Field(
@@ -145,7 +148,7 @@ class Quantisation(Strict):
         formats = FORMATS[self.scheme]
         if self.format not in formats:
             raise ValueError(f"{self.scheme} is a scheme of {', '.join(formats)}")
-        if self.group_size is not None and self.scheme.startswith("W8A8"):
+        if self.group_size is not None and self.scheme.startswith(("W8A8", "W4A4")):
             raise ValueError(f"{self.scheme} has one scale a channel, and no group_size")
         if self.cache is not None and self.format not in ("modelslim", "compressed-tensors"):
             raise ValueError("quantised caches are of modelslim and compressed-tensors")

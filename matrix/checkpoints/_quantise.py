@@ -149,6 +149,8 @@ def _quantise(
 
     if how.scheme == "W8A8_MXFP8":
         return _mx(weight)
+    if how.scheme == "W4A4_MXFP4":
+        return _mx4(weight)
     bits = int(how.scheme[1])
     group = how.group_size or weight.shape[1]
     codes, scale, zero = _codes(weight, bits, group, asymmetric=how.format == "awq")
@@ -185,6 +187,26 @@ def _quantise(
     if inputs is not None:
         parts |= _static(how, parts, *inputs)
     return parts, meant
+
+
+FLOAT4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+"""What the lower three bits of float4_e2m1 stand for; the fourth is the sign."""
+
+
+def _mx4(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """MXFP4: as `_mx`, in float4_e2m1, whose greatest exponent is 2; two to a byte, the first in
+    the low half.
+    """
+    import torch
+
+    rows = weight.unflatten(1, (-1, 32))
+    exponents = rows.abs().amax(-1).clamp(min=2.0**-100).log2().floor() - 2
+    scaled, table = torch.ldexp(rows, -exponents[..., None].int()), torch.tensor(FLOAT4)
+    codes = (scaled.abs()[..., None] - table).abs().argmin(-1)
+    meant = torch.ldexp(table[codes] * scaled.sign(), exponents[..., None].int())
+    signed = (codes + 8 * (scaled < 0)).flatten(1)
+    packed = (signed[:, ::2] + 16 * signed[:, 1::2]).to(torch.uint8)
+    return {"weight": packed, "weight_scale": (exponents + 127).to(torch.uint8)}, meant.flatten(1)
 
 
 def _mx(weight: Tensor) -> tuple[dict[str, Tensor], Tensor]:

@@ -17,6 +17,7 @@ OPERATORS: Mapping[str, tuple[str, ...]] = {
     "W8A8": ("aclnnAscendQuant", "aclnnQuantMatmul"),
     "W8A8_DYNAMIC": ("aclnnDynamicQuant", "aclnnQuantMatmul"),
     "W8A8_MXFP8": ("aclnnDynamicMxQuant", "aclnnQuantMatmul"),
+    "W4A4_MXFP4": ("aclnnDynamicMxQuant", "aclnnQuantMatmul"),
     "W4A8_DYNAMIC": ("aclnnWeightQuantBatchMatmul",),
     "W8A16": ("aclnnWeightQuantBatchMatmul",),
     "W4A16": ("aclnnWeightQuantBatchMatmul",),

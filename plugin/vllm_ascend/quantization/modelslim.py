@@ -175,6 +175,8 @@ class ModelSlimLinearMethod(LinearMethodBase):
     """A linear layer of codes [out, in]; a scheme says what lies beside them."""
 
     codes: ClassVar[torch.dtype] = torch.int8
+    each: ClassVar[int] = 1
+    """Inputs to a code of that type."""
 
     def __init__(self, config: ModelSlimConfig) -> None:
         self.config = config
@@ -203,7 +205,7 @@ class ModelSlimLinearMethod(LinearMethodBase):
             "weight",
             ModelWeightParameter,
             width,
-            input_size_per_partition,
+            input_size_per_partition // self.each,
             dtype=self.codes,
             input_dim=1,
             output_dim=0,
@@ -339,11 +341,20 @@ class W8A8Mxfp8Linear(ModelSlimLinearMethod):
         return MxProduct(layer.weight.data, layer.weight_scale.data)
 
 
+@register_scheme("W4A4_MXFP4", LINEAR)
+class W4A4Mxfp4Linear(W8A8Mxfp8Linear):
+    """float4 weights, two to a byte, and inputs, with a power of two for each block of inputs."""
+
+    codes = torch.uint8
+    each = 2
+
+
 COMPANIONS: dict[str, tuple[str, ...]] = {
     "W8A8_DYNAMIC": ("weight_scale", "weight_offset"),
     "W8A8": ("input_scale", "input_offset", "quant_bias", "deq_scale"),
     "W8A16": ("weight_scale", "weight_offset"),
     "W4A8_DYNAMIC": ("weight_scale", "weight_scale_second"),
     "W8A8_MXFP8": ("weight_scale",),
+    "W4A4_MXFP4": ("weight_scale",),
 }
 """What has to lie beside a weight of each scheme."""

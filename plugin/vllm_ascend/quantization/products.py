@@ -157,10 +157,11 @@ MX_BLOCK = 32
 
 
 class MxProduct(Product):
-    """float8 by float8, each block of inputs with a power of two of its own (MXFP8).
+    """float8 by float8, or float4 by float4, each block of inputs with a power of two of its own.
 
     Args:
-        weight: [out, in], float8_e4m3fn.
+        weight: [out, in], float8_e4m3fn (MXFP8), or [out, in / 2], uint8, of two numbers each, the
+            first in the low half (MXFP4).
         exponents: [out, in / 32], uint8: the power of two plus 127.
     """
 
@@ -168,10 +169,15 @@ class MxProduct(Product):
         super().__init__()
         self.keep("weight", weight.t())
         self.keep("scale", exponents.unflatten(1, (-1, 2)).transpose(0, 1))
+        self.types: dict[str, int] = {}
+        self.inputs: torch.dtype | int = torch.float8_e4m3fn
+        if weight.dtype == torch.uint8:
+            self.inputs = torch_npu.float4_e2m1fn_x2
+            self.types = dict.fromkeys(("x1_dtype", "x2_dtype"), torch_npu.float4_e2m1fn_x2)
 
     def __call__(self, x: Tensor, bias: Tensor | None) -> Tensor:
         codes, exponents = torch_npu.npu_dynamic_mx_quant(
-            x.reshape(-1, x.shape[-1]), dst_type=torch.float8_e4m3fn
+            x.reshape(-1, x.shape[-1]), dst_type=self.inputs
         )
         product = torch_npu.npu_quant_matmul(
             codes,
@@ -182,6 +188,7 @@ class MxProduct(Product):
             pertoken_scale_dtype=torch_npu.float8_e8m0fnu,
             output_dtype=x.dtype,
             group_sizes=[1, 1, MX_BLOCK],
+            **self.types,
         )
         product = product.view(*x.shape[:-1], -1)
         return product if bias is None else product + bias

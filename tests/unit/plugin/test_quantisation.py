@@ -142,16 +142,18 @@ from matrix.schema import Quantisation
 from tests.unit.plugin.layers import pair
 register_all()
 with set_current_vllm_config(VllmConfig(device_config=DeviceConfig("npu"))):
-    given, expected = pair(Quantisation(format="modelslim", scheme="W8A8_MXFP8"), torch.bfloat16)
-print("greatest error", float((given - expected).abs().max()))
+    for scheme in ("W8A8_MXFP8", "W4A4_MXFP4"):
+        given, expected = pair(Quantisation(format="modelslim", scheme=scheme), torch.bfloat16)
+        print(scheme, float((given - expected).abs().max()))
 """
     simulated = [sys.executable, "-m", "cannsim", "run", "--chip", "Ascend950PR_9589", "--"]
     ran = subprocess.run(
         [*simulated, sys.executable, "-c", program], capture_output=True, text=True, timeout=120
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
-    words = ran.stdout.splitlines()[-1].split()
-    assert 0 < float(words[-1]) < 0.1, "inputs have four significant bits"
+    errors = dict(line.split() for line in ran.stdout.splitlines()[-2:])
+    assert 0 < float(errors["W8A8_MXFP8"]) < 0.1, "inputs have four significant bits"
+    assert 0 < float(errors["W4A4_MXFP4"]) < 0.4, "inputs have two significant bits"
 
 
 def test_a_scheme_that_is_taken_is_not_replaced() -> None:
