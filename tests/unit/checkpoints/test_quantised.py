@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 
 from matrix.checkpoints import CheckpointError, _quantise, materialise
@@ -88,6 +89,53 @@ def test_blocks_of_mx(tmp_path: Path) -> None:
     greatest = original.unflatten(1, (-1, 32)).abs().amax(-1).repeat_interleave(32, 1)
     assert ((meant - original).abs() <= greatest / 8).all()
     assert (codes.float().abs().unflatten(1, (-1, 32)).amax(-1) >= 240).all()
+
+
+def test_blocks_of_mx_in_four_bits(tmp_path: Path) -> None:
+    folder = materialise(quantised("modelslim", "W4A4_MXFP4"), tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    packed, powers = weights[f"{PROJECTION}.weight"], weights[f"{PROJECTION}.weight_scale"]
+    assert packed.dtype == powers.dtype == torch.uint8
+    codes = torch.stack([packed & 15, packed >> 4], -1).flatten(1).long()
+    values = torch.tensor(_quantise.FLOAT4)[codes & 7] * (1 - 2 * (codes >> 3))
+    scale = torch.exp2(powers.float() - 127).repeat_interleave(32, 1)
+    meant = load_file(folder / "dequantised" / "model.safetensors")[f"{PROJECTION}.weight"]
+    assert torch.equal(values * scale, meant)
+    original = load_file(folder / "float" / "model.safetensors")[f"{PROJECTION}.weight"]
+    greatest = original.unflatten(1, (-1, 32)).abs().amax(-1).repeat_interleave(32, 1)
+    assert ((meant - original).abs() <= greatest / 4).all()
+    assert (values.abs().unflatten(1, (-1, 32)).amax(-1) >= 4).all()
+
+
+@pytest.mark.parametrize("form", ["modelslim", "compressed-tensors"])
+def test_scales_of_a_cache_hold_what_was_cached(tmp_path: Path, form: str) -> None:
+    """Of every layer, for the tokens of the calibration, each number has a code."""
+    model = quantised(form, "W8A16")
+    how = model.checkpoint.quantisation.model_copy(update={"cache": "C8"})
+    model = model.model_copy(
+        update={"checkpoint": model.checkpoint.model_copy(update={"quantisation": how})}
+    )
+    folder = materialise(model, tmp_path)
+    weights = load_file(folder / "model.safetensors")
+    original = transformers.AutoModelForCausalLM.from_pretrained(folder / "float")
+    cached = _quantise._calibrate(original, model.checkpoint.seed).past_key_values
+    for index, layer in enumerate(cached.layers):
+        rows = layer.keys.transpose(1, 2).flatten(0, 1).flatten(1)
+        stem = f"model.layers.{index}.self_attn"
+        if form == "modelslim":
+            scale, zero = (
+                weights[f"{stem}.k_proj.kv_cache_{part}"] for part in ("scale", "offset")
+            )
+            described = json.loads((folder / "quant_model_description.json").read_text())
+            assert described["kv_cache_type"] == described[f"{stem}.k_proj.kv_cache_scale"] == "C8"
+        else:
+            scale, zero = weights[f"{stem}.k_scale"], 0
+            config = json.loads((folder / "config.json").read_text())["quantization_config"]
+            assert config["kv_cache_scheme"]["type"] == "int"
+        codes = (rows / scale + zero).round()
+        assert codes.min() >= -129
+        assert codes.max() <= 128
+        assert codes.max() - codes.min() > 100
 
 
 def test_groups_of_gptq(tmp_path: Path) -> None:
