@@ -549,7 +549,7 @@ def test_a_store_that_cannot_be_written_is_infrastructure(
     github.add_artifact(run["id"], "records-001", archive({"a.json": outcome(record(run))}))
     Path("records.sqlite").mkdir()
     assert ingest(run) == 3
-    assert "was not stored" in capsys.readouterr().err
+    assert "records.sqlite cannot be written" in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------- the comment of a whole run

@@ -201,12 +201,12 @@ def a_record(cell: str, seconds: float) -> Record:
 def test_a_change_that_can_affect_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "changed", lambda *_: ["docs/index.md"])
-    assert run(tmp_path, "--changed-from", "main") == 5
+    monkeypatch.setattr(changes.Revision, "changed", lambda _: ["docs/index.md"])
+    assert run(tmp_path, "--changed-from", "HEAD") == 5
     told = capsys.readouterr()
     assert told.out == ""
-    assert "nothing that changed since main can affect a cell" in told.err
-    assert run(tmp_path, "--changed-from", "main", "--harmless-is-fine") == 0
+    assert "nothing that changed since HEAD can affect a cell" in told.err
+    assert run(tmp_path, "--changed-from", "HEAD", "--harmless-is-fine") == 0
     assert json.loads(capsys.readouterr().out) == {"include": []}
 
 
