@@ -111,6 +111,17 @@ class StandInCheckpoint(StandInRecipe):
     kind: Literal["stand-in"]
 
 
+class ConvertedStandInCheckpoint(StandInRecipe):
+    """A stand-in in the files of repositories with code of their own, built of a class of
+    transformers that computes the same and stays in the folder `reference` inside.
+    """
+
+    kind: Literal["converted-stand-in"]
+    layout: Literal["chatglm", "deepseek-moe", "internlm2", "internlm3", "minicpm"] = Field(
+        description="Whose names, orders and keys the files have."
+    )
+
+
 FORMATS: Mapping[str, tuple[str, ...]] = {
     "W8A8": ("modelslim", "compressed-tensors"),
     "W8A8_DYNAMIC": ("modelslim", "compressed-tensors"),
@@ -233,6 +244,7 @@ class ReleasedCheckpoint(Strict):
 
 Checkpoint = Annotated[
     StandInCheckpoint
+    | ConvertedStandInCheckpoint
     | QuantisedStandInCheckpoint
     | PackageGgufCheckpoint
     | HubCheckpoint
@@ -305,7 +317,7 @@ class Model(Strict):
         """Whether no real weights stand behind it: random ones, with which only equality with a
         reference means anything, or none.
         """
-        return self.checkpoint.kind in ("stand-in", "quantised-stand-in", "none")
+        return self.checkpoint.kind.endswith("stand-in") or self.checkpoint.kind == "none"
 
     @property
     def released(self) -> bool:

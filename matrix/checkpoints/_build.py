@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from matrix.checkpoints import _cache, _gguf, _hub, _process, _quantise, _standin
+from matrix.checkpoints import _cache, _gguf, _hub, _layouts, _process, _quantise, _standin
 from matrix.checkpoints._errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def build(model: Model, folder: Path) -> None:
     checkpoint = model.checkpoint
     if checkpoint.kind == "stand-in":
         _standin.build(checkpoint, folder)
+    elif checkpoint.kind == "converted-stand-in":
+        _layouts.build(checkpoint, folder)
     elif checkpoint.kind == "quantised-stand-in":
         _quantise.build(checkpoint, folder)
     elif checkpoint.kind == "package-gguf":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,15 @@ was just read, and greedy decoding would repeat it for ever.
 """
 
 
-def build(recipe: StandInRecipe, folder: Path) -> None:
+def build(
+    recipe: StandInRecipe, folder: Path, prepare: Callable[[Any], None] | None = None
+) -> None:
     """Write the checkpoint (weights in float32) into `folder`.
+
+    Args:
+        recipe: what to build.
+        folder: where it goes.
+        prepare: changes the model before it is tried and saved.
 
     Raises:
         CheckpointError: transformers lacks a class, or refuses the configuration.
@@ -49,6 +57,8 @@ def build(recipe: StandInRecipe, folder: Path) -> None:
         except (TypeError, ValueError, AttributeError) as error:
             raise _refused(recipe, error) from error
         _spread(torch, model)
+    if prepare is not None:
+        prepare(model)
     model.eval()
     if model.can_generate():
         if not config.is_encoder_decoder:  # others say nothing without something to encode

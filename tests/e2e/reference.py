@@ -100,12 +100,15 @@ class Reference:
     """Answers about one checkpoint.
 
     Args:
-        checkpoint: folder of the checkpoint.
+        checkpoint: folder of the checkpoint, or of that and what it was converted from.
         store: folder of kept answers; `default_store()` if None.
     """
 
     def __init__(self, checkpoint: Path, store: Path | None = None) -> None:
-        self.checkpoint = checkpoint
+        # Where the files are of a repository with code of its own, the same model under
+        # transformers' names is beside them.
+        converted = checkpoint / "reference"
+        self.checkpoint = converted if converted.is_dir() else checkpoint
         self.store = store or default_store()
         self.seconds = 0.0
         """Time spent computing; nothing if every answer was in the store."""
