@@ -60,6 +60,7 @@ CHIPS: tuple[Chip, ...] = (
                 "npu_grouped_matmul",
                 "npu_mrope",
                 "npu_recurrent_gated_delta_rule",
+                "npu_rotary_mul, interleave",
                 "npu_scatter_pa_kv_cache",
                 "npu_sparse_flash_attention",
             }
@@ -71,13 +72,10 @@ CHIPS: tuple[Chip, ...] = (
     Chip(
         "Ascend 950",
         range(260, 280),
-        # The document of the gated delta rule names A2 and A3 alone.
+        # The document of the gated delta rule names A2 and A3 alone. npu_mrope launches the second
+        # version of aclnnRopeWithSinCosCache wherever the toolkit has it; that is not for the 950.
         lacks=frozenset(
-            {
-                "npu_chunk_gated_delta_rule",
-                "npu_mrope, interleaved",
-                "npu_recurrent_gated_delta_rule",
-            }
+            {"npu_chunk_gated_delta_rule", "npu_mrope", "npu_recurrent_gated_delta_rule"}
         ),
     ),
 )

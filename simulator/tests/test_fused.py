@@ -122,9 +122,9 @@ def embed(
 class TestRotary:
     @pytest.mark.parametrize("dtype", FLOATS, ids=str)
     @pytest.mark.parametrize("neox", [True, False], ids=["half", "interleave"])
-    @pytest.mark.parametrize("width", [32, 16], ids=["whole", "partial"])
+    @pytest.mark.parametrize("width", [64, 32], ids=["whole", "partial"])
     def test_mrope_without_sections(self, dtype: torch.dtype, neox: bool, width: int) -> None:
-        head_size = 32
+        head_size = 64
         query, key = values((5, 4 * head_size), dtype, 1), values((5, 2 * head_size), dtype, 2)
         cache = values((20, width), dtype, 3, "unit")
         positions = torch.tensor([3, 0, 19, 7, 7])
@@ -173,6 +173,20 @@ class TestRotary:
         positions = torch.zeros(3, 2, dtype=torch.int64, device="npu")
         with pytest.raises(RuntimeError, match=r"mropeSection \[4, 6, 6\]"):
             torch_npu.npu_mrope(positions, x, x, cache, 32, mrope_section=[4, 6, 6])
+
+    @pytest.mark.parametrize(
+        ("head_size", "width", "dtype"),
+        [(80, 80, torch.float16), (64, 16, torch.float16), (24, 24, torch.float32)],
+        ids=str,
+    )
+    def test_mrope_refuses_heads_that_are_not_whole_blocks(
+        self, head_size: int, width: int, dtype: torch.dtype
+    ) -> None:
+        x = torch.zeros(2, head_size, dtype=dtype, device="npu")
+        cache = torch.zeros(4, width, dtype=dtype, device="npu")
+        positions = torch.zeros(2, dtype=torch.int64, device="npu")
+        with pytest.raises(RuntimeError, match=f"headSize {head_size} and rotaryDim {width}"):
+            torch_npu.npu_mrope(positions, x, x, cache, head_size, mrope_section=[0, 0, 0])
 
     @pytest.mark.parametrize("dtype", FLOATS, ids=str)
     @pytest.mark.parametrize("mode", ["half", "interleave"])

@@ -52,8 +52,21 @@ Tensor of_sections(const Tensor& table, const std::vector<int64_t>& sections, bo
   return at::cat(parts, -1);
 }
 
+// A head and the part of it that is turned are whole blocks of 64 bytes (CANN's document of
+// aclnnRopeWithSinCosCacheV2, constraints: multiples of 32 in 16-bit types, of 16 in float32).
 template <typename Arguments>
-void check_sections(const Arguments& arguments) {
+void check_widths(const Arguments& arguments) {
+  const auto& query = std::get<1>(arguments).kept;
+  const int64_t block = c10::elementSize(query.type) == 4 ? 16 : 32;
+  const int64_t head = std::get<5>(arguments).kept, turned = std::get<3>(arguments).kept.sizes.back();
+  refuse_unless(head % block == 0 && turned % block == 0 && turned <= head,
+                "headSize " + std::to_string(head) + " and rotaryDim " + std::to_string(turned) + "; both are multiples of " +
+                    std::to_string(block) + " in this type, and no more is turned than a head has");
+}
+
+template <typename Arguments>
+void check_mrope(const Arguments& arguments) {
+  check_widths(arguments);
   if (std::get<0>(arguments).kept.sizes.size() < 2) return;
   const std::vector<int64_t> sections(std::get<4>(arguments).kept.begin(), std::get<4>(arguments).kept.end());
   const int64_t cache_mode = std::get<7>(arguments).kept;
@@ -69,7 +82,7 @@ void check_sections(const Arguments& arguments) {
 
 // cos_sin_cache: [positions, rotary width], cosines then sines. With sections (multimodal), the
 // rows of `positions` each rotate their part of the width.
-CHECKED_OPERATOR(aclnnRopeWithSinCosCacheV2, check_sections, const Tensor& positions, const Tensor& query, const Tensor& key, const Tensor& cache, IntArray sections,
+CHECKED_OPERATOR(aclnnRopeWithSinCosCacheV2, check_mrope, const Tensor& positions, const Tensor& query, const Tensor& key, const Tensor& cache, IntArray sections,
          int64_t head_size, bool neox, int64_t cache_mode, Tensor& query_out, Tensor& key_out) {
   const Tensor rows = cache.index({positions}).to(at::kFloat);  // [(3,) tokens, width]
   auto halves = rows.chunk(2, -1);

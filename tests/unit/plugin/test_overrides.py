@@ -58,8 +58,11 @@ from vllm_ascend.attention.backend import (
     AscendMetadataBuilder,
 )
 from vllm_ascend.attention.latent import AscendLatentMetadata
+from vllm_ascend.chips import Chip
 from vllm_ascend.loading import WrongCheckpoint
 from vllm_ascend.model_runner import NPUModelRunner
+from vllm_ascend.ops import rotary_embedding
+from vllm_ascend.ops.rotary_embedding import NEIGHBOURS
 from vllm_ascend.overrides import (
     OVERRIDES,
     Override,
@@ -493,11 +496,8 @@ def test_target_and_implementation_exist(override: Override) -> None:
 
 @pytest.mark.parametrize("override", OVERRIDES, ids=lambda row: row.target)
 def test_calling_the_target_launches_the_operator_and_is_right(override: Override) -> None:
-    before = counters.snapshot()
-    pairs = CALLS[override.target]()
-    torch.npu.synchronize()
-    launches = counters.difference(counters.snapshot(), before)["launches"]
-    launched = [name for name, tally in launches.items() if tally["count"]]
+    pairs: Pairs = []
+    launched = launched_by(lambda: pairs.extend(CALLS[override.target]()))
     assert any(fnmatchcase(name, override.operator) for name in launched), launched
     sixteen_bits = override.target.endswith(".MMEncoderAttention")
     tolerance = 1e-2 if sixteen_bits else TOLERANCE.get(override.kind, 1e-5)
@@ -505,6 +505,40 @@ def test_calling_the_target_launches_the_operator_and_is_right(override: Overrid
         torch.testing.assert_close(
             given.cpu(), expected, atol=tolerance, rtol=tolerance, check_dtype=False
         )
+
+
+def launched_by(call: Callable[[], object]) -> list[str]:
+    """The operators that a call launches."""
+    before = counters.snapshot()
+    call()
+    torch.npu.synchronize()
+    launches = counters.difference(counters.snapshot(), before)["launches"]
+    return [name for name, tally in launches.items() if tally["count"]]
+
+
+@pytest.mark.parametrize("lacking", [set(), {"npu_mrope"}, {"npu_mrope", NEIGHBOURS}], ids=len)
+@pytest.mark.parametrize("neox", [True, False], ids=["half", "interleave"])
+@pytest.mark.parametrize(("size", "width"), [(80, 80), (80, 32), (64, 64), (64, 16)], ids=str)
+def test_text_is_turned_by_the_operator_that_the_chip_has_for_its_heads(
+    size: int, width: int, neox: bool, lacking: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Heads that are not whole blocks, parts of heads, and chips without one or both operators."""
+    own = Chip("for a test", range(0), lacks=frozenset(lacking))
+    monkeypatch.setattr(rotary_embedding, "chip", lambda: own)
+    layer = RotaryEmbedding(size, width, 64, 10000.0, neox, torch.float16)
+    positions = torch.arange(3, 3 + TOKENS)
+    query = torch.randn(TOKENS, HEADS * size).half()
+    key = torch.randn(TOKENS, size).half()
+    expected = layer.forward_native(positions, query.float(), key.float())
+    layer.to("npu")
+    given: list[torch.Tensor] = []
+    names = launched_by(lambda: given.extend(layer(positions.npu(), query.npu(), key.npu())))
+    for one, other in zip(given, expected, strict=True):
+        torch.testing.assert_close(one.cpu().float(), other, atol=1e-2, rtol=1e-2)
+    at_once = size == 64 and width == 64 and "npu_mrope" not in lacking
+    apart = not at_once and (neox or NEIGHBOURS not in lacking)
+    assert any(name.startswith("aclnnRopeWithSinCosCache") for name in names) == at_once
+    assert any(name.startswith("aclnnRotaryPositionEmbedding") for name in names) == apart
 
 
 def test_every_row_has_a_target_of_its_own() -> None:
