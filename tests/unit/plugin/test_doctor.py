@@ -408,3 +408,11 @@ def test_the_plugin_and_the_matrix_name_the_same_versions() -> None:
     assert current["python"].startswith(f">={ours['python']},")
     assert ours["cann_paired"] == current["stable_cann"]
     assert ours["plugin"] == (ROOT / "VERSION").read_text().strip()
+
+
+def test_the_plugin_and_the_matrix_pair_torch_npu_alike() -> None:
+    def rows(tables: dict[str, list[dict[str, str]]], version: str) -> set[tuple[str, str, str]]:
+        return {(row[version], row["torch"], row["cann"]) for row in tables["torch_npu"]}
+
+    listed = yaml.safe_load((ROOT / "matrix/torch_npu.yaml").read_text())
+    assert rows(listed, "torch_npu") == rows(releases(), "version")
