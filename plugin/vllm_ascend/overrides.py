@@ -19,6 +19,7 @@ class Override:
     Attributes:
         kind: ``custom-op`` or ``layer`` (a class replaced by name), ``ir-op`` (a provider of an
             IR operator), ``torch-op`` (an operator that vLLM's compiled library would define),
+            ``aten-op`` (an operator of torch's own, which torch-npu has otherwise),
             ``triton-kernel`` (a kernel replaced by name), ``attention-backend``, ``lora`` (what
             the platform names for a batch's adapters), ``sleep`` (a backend of sleep mode),
             ``linear-kernel`` (a product behind vLLM's quantised layers), ``quantization`` (what
@@ -73,6 +74,7 @@ OVERRIDES: tuple[Override, ...] = (
         f"{_OPS}.activation.AscendGeluAndMul",
         "aclnnGeGluV3",
     ),
+    Override("aten-op", "torch.ops.aten.gelu", f"{_OPS}.activation.gelu", "aclnnGeluV2"),
     Override(
         "custom-op",
         f"{_ROTARY}.base.RotaryEmbedding",
@@ -353,6 +355,13 @@ def _register_torch_op(override: Override) -> None:
     LIBRARY.impl(name, resolve(override.implementation), "PrivateUse1")
 
 
+def _register_aten_op(override: Override) -> None:
+    from vllm_ascend.ops.activation import ATEN
+
+    name = override.target.rpartition(".")[2]
+    ATEN.impl(name, resolve(override.implementation), "PrivateUse1", allow_override=True)
+
+
 def _register_linear_kernel(override: Override) -> None:
     from vllm.model_executor.kernels.linear import register_linear_kernel
     from vllm.platforms import PlatformEnum
@@ -384,6 +393,7 @@ _REGISTER: dict[str, Callable[[Override], None]] = {
     "custom-op": _register_custom_op,
     "ir-op": _register_ir_op,
     "torch-op": _register_torch_op,
+    "aten-op": _register_aten_op,
     "layer": _register_layer,
     "attention-backend": _register_attention_backend,
     "lora": _register_lora,

@@ -70,8 +70,9 @@ def _loss(name: str, domain: str = "open", **options: Any) -> list[Gradient]:
 
 
 GRADIENTS = [
-    *_activations("sigmoid tanh silu hardsigmoid hardswish mish gelu elu hardshrink softshrink"),
+    *_activations("sigmoid tanh silu hardsigmoid hardswish mish elu hardshrink softshrink"),
     *_activations("hardtanh leaky_relu logsigmoid softplus relu"),
+    Gradient("gelu", lambda r, x: F.gelu(x, approximate="tanh")),
     Gradient("glu", lambda r, x: F.glu(x, -1), (0, 4)),
     Gradient("threshold", lambda r, x: F.threshold(x, 0.5, 2.0)),
     Gradient("prelu", lambda r, x, w: F.prelu(x, w), (0, 0, 2), lambda s: ((s[1],),)),

@@ -101,7 +101,7 @@ def test_optimizers_step_alike(optimizer: str) -> None:
 
     def train(device: str) -> list[torch.Tensor]:
         torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.GELU(), torch.nn.Linear(8, 2))
+        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.SiLU(), torch.nn.Linear(8, 2))
         model.to(device)
         made = getattr(torch.optim, optimizer)(model.parameters(), lr=0.05)
         x = fill((5, 4), torch.float32, "any", 1).to(device)

@@ -366,12 +366,14 @@ class Reference:
         else:
             inputs = processor(text=[prompt], return_tensors="pt", **media)
             own, ids = "input_ids", inputs.pop("input_ids")
-            inputs.pop("attention_mask")
         asked = ids[0].tolist()
         rows = []
         with torch.inference_mode():
             # Everything anew for each token: no cache, and no rule of a family's own generate().
             for _ in range(length):
+                if own == "input_ids":
+                    # It hides nothing; Qwen3-Omni counts in three dimensions only if it has one.
+                    inputs["attention_mask"] = torch.ones_like(ids)
                 logits = self.model(**inputs, **{own: ids}, use_cache=False).logits[0, -1]
                 rows.append(logits.float().log_softmax(-1))
                 ids = torch.cat([ids, logits.argmax().view(1, 1)], -1)

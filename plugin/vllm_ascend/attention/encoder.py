@@ -69,7 +69,8 @@ class AscendMMEncoderAttention(MMEncoderAttention):
             attended = self._fused(*packed, query_ends, key_ends)
         else:
             attended = self._apart(*packed, query_ends, key_ends)
-        return attended[..., : self.head_size].reshape(query.shape)
+        # Contiguous as vLLM's own is: some encoders look at it as [tokens, hidden size].
+        return attended[..., : self.head_size].reshape(query.shape).contiguous()
 
     def _packed(self, x: torch.Tensor) -> torch.Tensor:
         """[tokens of the batch, heads, width that the operator takes]."""

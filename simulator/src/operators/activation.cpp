@@ -4,7 +4,8 @@
 using namespace cannsim;
 
 OPERATOR(aclnnSilu, const Tensor& self, Tensor& out) { at::silu_out(out, self); }
-OPERATOR(aclnnGelu, const Tensor& self, Tensor& out) { at::gelu_out(out, self, "none"); }
+// The form with tanh, as CANN's document of aclnnGelu writes it; aclnnGeluV2 has a choice.
+OPERATOR(aclnnGelu, const Tensor& self, Tensor& out) { at::gelu_out(out, self, "tanh"); }
 OPERATOR(aclnnGeluV2, const Tensor& self, int64_t approximate, Tensor& out) { at::gelu_out(out, self, approximate == 1 ? "tanh" : "none"); }
 OPERATOR(aclnnSoftplus, const Tensor& self, const Scalar& beta, const Scalar& threshold, Tensor& out) {
   at::softplus_out(out, self, beta, threshold);

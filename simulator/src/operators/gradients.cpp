@@ -23,10 +23,11 @@ FROM_INPUT(HardsigmoidBackward, hardsigmoid_backward)
 FROM_INPUT(HardswishBackward, hardswish_backward)
 FROM_INPUT(HardswishBackwardV2, hardswish_backward)
 FROM_INPUT(MishBackward, mish_backward)
-FROM_INPUT(GeluBackward, gelu_backward)
 FROM_INPUT(AdaptiveAvgPool2dBackward, _adaptive_avg_pool2d_backward)
 FROM_INPUT(AdaptiveAvgPool3dBackward, _adaptive_avg_pool3d_backward)
 
+// Of the form with tanh, as aclnnGelu.
+OPERATOR(aclnnGeluBackward, const Tensor& gradient, const Tensor& self, Tensor& out) { out.copy_(at::gelu_backward(gradient, self, "tanh")); }
 OPERATOR(aclnnGeluBackwardV2, const Tensor& gradient, const Tensor& self, Text approximate, Tensor& out) {
   out.copy_(at::gelu_backward(gradient, self, approximate == "tanh" ? "tanh" : "none"));
 }

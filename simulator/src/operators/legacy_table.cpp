@@ -32,7 +32,6 @@ LEGACY_UNARY(Erfc, erfc)
 LEGACY_UNARY(Erfinv, erfinv)
 LEGACY_UNARY(Expm1, expm1)
 LEGACY_UNARY(Floor, floor)
-LEGACY_UNARY(Gelu, gelu)
 LEGACY_UNARY(HardSwish, hardswish)
 LEGACY_UNARY(Inv, reciprocal)
 LEGACY_UNARY(Invert, bitwise_not)
@@ -107,6 +106,8 @@ LEGACY(Exp) {
   const double base = call.number("base", -1);
   call.set(0, base <= 0 ? at::exp(x) : at::pow(Scalar(base), x));
 }
+// With tanh, as aclnnGelu.
+LEGACY(Gelu) { call.set(0, at::gelu(call.in(0), "tanh")); }
 LEGACY(LeakyRelu) { call.set(0, at::leaky_relu(call.in(0), call.number("negative_slope", 0))); }
 LEGACY(Elu) { call.set(0, at::elu(call.in(0), call.number("alpha", 1), call.number("scale", 1), call.number("input_scale", 1))); }
 LEGACY(SoftmaxV2) {
