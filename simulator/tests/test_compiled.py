@@ -58,6 +58,19 @@ CASES: dict[str, Callable[[Tensor], Any]] = {
     "GatherV2": lambda x: x.index_select(0, torch.tensor([0, 0], device=x.device)),
     "GatherElements": lambda x: x.gather(-1, torch.zeros_like(x, dtype=torch.int64)),
     "LayerNorm": lambda x: F.layer_norm(x, x.shape[-1:]),
+    "Gelu": lambda x: F.gelu(x, approximate="tanh"),
+    "Conv2D": lambda x: F.conv2d(
+        x[None, None], x[:2, None, :2, None], x[:2, 0], stride=(2, 1), padding=(1, 0)
+    ),
+    "Conv2D of groups": lambda x: F.conv2d(
+        x[None, :2, :, None], x[:2, None, :2, None], dilation=(1, 2), groups=2
+    ),
+    "Conv2D of one dimension": lambda x: F.conv1d(
+        x[:, None], x[:2, None, :2], x[:2, 0], stride=2, padding=1
+    ),
+    "Conv2DTranspose": lambda x: F.conv_transpose2d(
+        x[None, :2, :, None], x[:2, :2, None, None], stride=2, output_padding=1, padding=0
+    ),
 }
 
 

@@ -17,7 +17,7 @@ NO_INTEGERS: dict[str, Callable[[Tensor], Tensor]] = {
     "mm": lambda x: torch.mm(x, x),
     "bmm": lambda x: torch.bmm(x[None], x[None]),
     "addmm": lambda x: torch.addmm(x, x, x),
-    "gelu": F.gelu,
+    "gelu": lambda x: F.gelu(x, approximate="tanh"),
     "silu": F.silu,
     "mish": F.mish,
     "logit": torch.logit,

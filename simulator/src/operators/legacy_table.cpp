@@ -167,6 +167,32 @@ LEGACY(BatchMatMul) { product(call, "adj_x1", "adj_x2"); }
 LEGACY(BatchMatMulV2) { product(call, "adj_x1", "adj_x2"); }
 LEGACY(Dot) { call.set(0, at::dot(call.in(0), call.in(1))); }
 
+// ---- convolutions ---------------------------------------------------------------------------------
+
+// In NCHW, as torch-npu has them: an entry for each dimension, and pads one for each side.
+static std::vector<int64_t> of_height_and_width(const LegacyCall& call, const char* name) {
+  const auto given = call.list(name);
+  if (given.size() != 4 || call.text("data_format", "NHWC") != "NCHW") {
+    throw Error(ACL_ERROR_INVALID_PARAM, call.type + ": only NCHW with four entries of " + name + " is simulated");
+  }
+  return {given[2], given[3]};
+}
+static std::vector<int64_t> padding_of(const LegacyCall& call) {
+  const auto pads = call.list("pads");
+  if (pads.size() != 4 || pads[0] != pads[1] || pads[2] != pads[3]) {
+    throw Error(ACL_ERROR_INVALID_PARAM, call.type + ": only pads that are equal on opposite sides are simulated");
+  }
+  return {pads[0], pads[2]};
+}
+static void convolve(LegacyCall& call, size_t first, bool transposed) {
+  const Tensor bias = call.has(first + 2) ? call.in(first + 2) : Tensor();
+  const auto more = transposed ? of_height_and_width(call, "output_padding") : std::vector<int64_t>{0, 0};
+  call.set(0, at::convolution(call.in(first), call.in(first + 1), bias, of_height_and_width(call, "strides"), padding_of(call),
+                              of_height_and_width(call, "dilations"), transposed, more, call.integer("groups", 1)));
+}
+LEGACY(Conv2D) { convolve(call, 0, false); }
+LEGACY(Conv2DTranspose) { convolve(call, 1, true); }  // the first input is the result's size
+
 // ---- reductions -----------------------------------------------------------------------------------
 
 static std::vector<int64_t> all_if_none(std::vector<int64_t> axes, int64_t dims) {
