@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from functools import cache
 
 import matrix
-from ci import changes, environment, functions, history, impact, learned, plan
+from ci import changes, environment, functions, history, impact, learned, outputs, plan
 from ci.errors import NothingSelectedError
 from matrix import Cell, Selection
 from matrix.covering import within
@@ -86,6 +86,11 @@ def changed(
             "run `nox -s e2e` without --changed-from to run the smoke selection all the same",
         )
     known = learned.load(environment.ROOT / options.map)
+    if not known.cells:
+        outputs.warn(
+            f"{options.map}: nothing is known of what cells run, so that every cell of the "
+            "selection counts as affected; nights learn it, and `nox -s e2e -- --learn --select pr`"
+        )
     before = None
     if any(changes.area(path) == "definitions" for path in paths):
         old = revision.matrix()

@@ -87,6 +87,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     text = "write .github/workflows from the templates and the runner catalogue"
     command = commands.add_parser("workflows", help=text, description=text)
     command.add_argument("--check", action="store_true", help="only tell what differs")
+    text = "add the maps that several machines learned (--learn) to one"
+    command = commands.add_parser("learned", help=text, description=text)
+    command.add_argument("folder", type=Path, metavar="DIR", help="all *.json below it are maps")
+    _add_map(command)
     nightly.add_parser(commands)
     github.add_parsers(commands)
     return parser.parse_args(arguments)
@@ -101,14 +105,18 @@ def _add_selection(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         metavar="REV",
         help="what the change since REV can affect, as far as is known from --learn",
     )
-    text = "what cells were seen to run; results/learned.json by default"
-    add("--map", type=Path, default=learned.FILE, metavar="FILE", help=text)
+    _add_map(parser)
     add("--explain", action="store_true", help="say of each cell why it was chosen")
     add("--budget", type=_positive, metavar="MINUTES", help="the best covering subset that fits")
     add("--date", type=date.fromisoformat, metavar="DAY", help="night of a rotation; today's")
     add("--jobs", type=int, metavar="N", help="cells at a time; by default what this machine holds")
     add("--store", metavar="URL", help="where records are; results/records.sqlite by default")
     return parser
+
+
+def _add_map(parser: argparse.ArgumentParser) -> None:
+    text = "what cells were seen to run; results/learned.json by default"
+    parser.add_argument("--map", type=Path, default=learned.FILE, metavar="FILE", help=text)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -212,10 +220,21 @@ def write_workflows(options: argparse.Namespace) -> int:
     return errors.PASSED
 
 
+def merge_learned(options: argparse.Namespace) -> int:
+    """Adds maps of what cells ran to the one that is kept; a broken one stops no other."""
+    file = environment.ROOT / options.map
+    whole, problems = learned.merge(options.folder, file)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    print(f"what {len(whole.cells)} cells run is known: {options.map}")
+    return errors.BAD_USAGE if problems else errors.PASSED
+
+
 COMMANDS = {
     "e2e": e2e,
     "plan": plan_jobs,
     "workflows": write_workflows,
+    "learned": merge_learned,
     "nightly": nightly.nightly,
     **github.COMMANDS,
 }

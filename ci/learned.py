@@ -63,6 +63,15 @@ class Learned:
         wanted = set(operators)
         return [cell for cell, entry in self.cells.items() if entry.operators & wanted]
 
+    def newest(self, other: Learned) -> Learned:
+        """Both maps in one; of a cell that both know the entry that was learned later."""
+        later = {
+            cell: entry
+            for cell, entry in other.cells.items()
+            if cell not in self.cells or entry.day >= self.cells[cell].day
+        }
+        return self.updated(later)
+
     def updated(self, entries: Mapping[str, Entry]) -> Learned:
         """The same map with newer entries."""
         return Learned({**self.cells, **entries})
@@ -104,6 +113,26 @@ def _entry(told: Mapping[str, Any], names: list[tuple[str, ...]]) -> Entry:
     found = [names[number] for number in told["units"]]
     units = {(path, name): hash_ for path, name, hash_ in found}
     return Entry(told["commit"], told["day"], units, frozenset(told["operators"]))
+
+
+def merge(folder: Path, path: Path) -> tuple[Learned, list[UsageError]]:
+    """Adds every map below a folder to the one at `path`, which is written if there is any.
+
+    Returns:
+        The whole map, and an error for each file that is none; the others are taken all the same.
+
+    Raises:
+        UsageError: The map at `path` cannot be read, or not be written.
+    """
+    whole, problems = load(path), []
+    for file in sorted(folder.rglob("*.json")):
+        try:
+            whole = whole.newest(load(file))
+        except UsageError as error:
+            problems.append(error)
+    if whole.cells:
+        save(whole, path)
+    return whole, problems
 
 
 def save(learned: Learned, path: Path) -> None:

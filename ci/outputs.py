@@ -1,8 +1,9 @@
-"""Writes the outputs of a step of a GitHub job."""
+"""Writes the outputs of a step of a GitHub job, and warnings where people see them."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +11,18 @@ from ci.errors import UsageError
 
 LIMIT = 1_000_000
 """The most bytes of a job's outputs in UTF-16, which is how GitHub counts them."""
+
+
+def warn(text: str) -> None:
+    """Prints a warning on standard error; in a job of GitHub it stands on the run's page, too.
+
+    Args:
+        text: One line.
+    """
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        print(f"::warning::{text.replace('%', '%25')}", file=sys.stderr)
+    else:
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def write(values: Mapping[str, str]) -> None:

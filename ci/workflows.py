@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jinja2
 
-from ci import environment
+from ci import environment, learned
 from ci.catalogue import Catalogue, Runner
 from ci.errors import UsageError
 
@@ -28,6 +28,7 @@ ACTIONS: Mapping[str, tuple[str, str]] = {
     "cache": ("actions/cache@9255dc7a253b0ccc959486e2bca901246202afeb", "v5.0.1"),
     "restore": ("actions/cache/restore@9255dc7a253b0ccc959486e2bca901246202afeb", "v5.0.1"),
     "save": ("actions/cache/save@9255dc7a253b0ccc959486e2bca901246202afeb", "v5.0.1"),
+    "download": ("actions/download-artifact@37930b1c2abaa49bbe596cd826c3c89aef350131", "v7.0.0"),
     "upload": ("actions/upload-artifact@b7c566a772e6b6bfb58ed0dc250532a479d7789f", "v6.0.0"),
 }
 """The actions that workflows use: name, commit, and the release that the commit is."""
@@ -68,6 +69,8 @@ def generate(catalogue: Catalogue, root: Path = environment.ROOT) -> dict[Path, 
         "images": any(runner.image for runner in catalogue.runners),
         "requirements": " ".join(f"'{line}'" for line in _requirements(root)),
         "python": ".".join(map(str, environment.PYTHON_VERSION)),
+        "learned": str(learned.FILE),
+        "learned_key": f"learned-{learned.SCHEMA}-",
         "own_labels": _own_labels(catalogue),
     }
     made = {}

@@ -79,6 +79,8 @@ class Claims:
         }
         self.ranges = matrix.hardware | matrix.sharing
         self._ruling = Ruling(matrix, self.models)
+        self._cells: dict[tuple[str, ...], str | None] = {}
+        self._first: dict[tuple[object, ...], str | None] = {}
 
     def __iter__(self) -> Iterator[Claim]:
         """Yield every claim: checkpoints on all ranges, then the others on those that share."""
@@ -123,8 +125,10 @@ class Claims:
         if form is not None:
             model = self._in_form(model, form)
         rule = self.rule(model, feature, cann, hardware, cards)
-        shown = () if rule else self._shown_by(model, feature, cann, hardware)
-        return Claim(Cell(model, feature, cann, hardware, rule), released, cards, shown)
+        return self._claim(Cell(model, feature, cann, hardware, rule), released, cards)
+
+    def _claim(self, cell: Cell, released: Released | None, cards: int) -> Claim:
+        return Claim(cell, released, cards, () if cell.unsupported else self._shown_by(cell))
 
     def _in_form(self, model: Model, form: QuantisedForm) -> Model:
         """Return a model whose first weights are those of a form; rules see its scheme."""
@@ -142,9 +146,11 @@ class Claims:
     ) -> Rule | None:
         """Return the rule that speaks against a combination, or None."""
         held = self._ruling.claims(model, feature) & self._ruling.places(cann, hardware)
-        if cards == 1:
-            held &= ~self._ruling.of_several_cards
-        return self._ruling.rule(held)
+        return self._ruling.rule(held & self._asked(cards))
+
+    def _asked(self, cards: int) -> int:
+        """Return the mask of the rules that speak of so many devices."""
+        return ~self._ruling.of_several_cards if cards == 1 else -1
 
     def cards(self, model: str, hardware: Hardware, scheme: str | None = None) -> int:
         """Return how many devices the weights need: as a source says, or by their size.
@@ -169,35 +175,60 @@ class Claims:
         return 1 << (max(1, ceil(needed)) - 1).bit_length()
 
     def _over(self, models: Sequence[Model], ranges: Sequence[Hardware]) -> Iterator[Claim]:
+        # What holds for a model, a feature or a place is asked once, not for each combination.
+        ruling = self._ruling
+        places = [(c, h, ruling.places(c, h)) for c in self.matrix.cann.values() for h in ranges]
         for model in models:
+            released = self.released.get(model.name)
+            cards = {there.name: self.cards(model.name, there) for there in ranges}
+            asked = {name: self._asked(number) for name, number in cards.items()}
             for feature in self.matrix.features.values():
-                for cann in self.matrix.cann.values():
-                    for hardware in ranges:
-                        yield self.of(model, feature, cann, hardware)
+                claims = ruling.claims(model, feature)
+                for cann, hardware, held in places:
+                    rule = ruling.rule(claims & held & asked[hardware.name])
+                    cell = Cell(model, feature, cann, hardware, rule)
+                    yield self._claim(cell, released, cards[hardware.name])
 
-    def _shown_by(
-        self, model: Model, feature: Feature, cann: CannVersion, hardware: Hardware
-    ) -> tuple[Showing, ...]:
-        there = self.matrix.hardware[hardware.same_chip_as or hardware.name]
-        same_chip = there is not hardware
-
-        def supported(name: str, shown: Feature) -> str | None:
-            stand_in = self.matrix.models[name]
-            if self.rule(stand_in, shown, cann, there) is not None:
-                return None
-            return Cell(stand_in, shown, cann, there).id
-
+    def _shown_by(self, claim: Cell) -> tuple[Showing, ...]:
+        model, feature, cann = claim.model, claim.feature, claim.cann
+        there = self.matrix.hardware[claim.hardware.same_chip_as or claim.hardware.name]
+        same_chip = there is not claim.hardware
         own = model.shown_on or (None if model.released else model.name)
-        if own and (cell := supported(own, feature)):
+        if own and (cell := self._supported(own, feature, cann, there)):
             return (Showing(cell, "architecture and feature", same_chip),)
         first = self._first_feature(model)
         parts = []
-        if own and (cell := supported(own, first)):
+        if own and (cell := self._supported(own, first, cann, there)):
             parts.append(Showing(cell, "architecture", same_chip))
-        others = (name for name in self._by_family[model.family] if self._alike(model, name))
-        if cell := next(filter(None, (supported(name, feature) for name in others)), None):
+        if cell := self._elsewhere(model, feature, cann, there):
             parts.append(Showing(cell, "feature", same_chip))
         return tuple(parts)
+
+    def _supported(
+        self, name: str, feature: Feature, cann: CannVersion, there: Hardware
+    ) -> str | None:
+        """Return the id of a stand-in's cell, or None where a rule speaks against it."""
+        key = name, feature.name, cann.version, there.name
+        if key not in self._cells:
+            stand_in = self.matrix.models[name]
+            against = self.rule(stand_in, feature, cann, there)
+            self._cells[key] = None if against else Cell(stand_in, feature, cann, there).id
+        return self._cells[key]
+
+    def _elsewhere(
+        self, model: Model, feature: Feature, cann: CannVersion, there: Hardware
+    ) -> str | None:
+        """Return the nearest cell of another model that shows a feature of this one, or None.
+
+        Checkpoints of one family with the same forms have the same answer.
+        """
+        own = _forms(model) if isinstance(model.checkpoint, ReleasedCheckpoint) else model.name
+        key = model.family, own, feature.name, cann.version, there.name
+        if key not in self._first:
+            others = (name for name in self._by_family[model.family] if self._alike(model, name))
+            cells = (self._supported(name, feature, cann, there) for name in others)
+            self._first[key] = next(filter(None, cells), None)
+        return self._first[key]
 
     def _alike(self, model: Model, name: str) -> bool:
         """Whether a feature that is shown on another model says something of this one.
@@ -207,10 +238,7 @@ class Claims:
         other = self.matrix.models[name].checkpoint
         if not isinstance(other, QuantisedStandInCheckpoint):
             return name != model.name
-        own = model.checkpoint
-        shown = other.quantisation.scheme, other.quantisation.format
-        forms = own.forms if isinstance(own, ReleasedCheckpoint) else ()
-        return shown in [(form.scheme, form.format) for form in forms]
+        return (other.quantisation.scheme, other.quantisation.format) in _forms(model)
 
     def _first_feature(self, model: Model) -> Feature:
         return next(f for f in self.matrix.features.values() if model.task in f.applies_to)
@@ -225,6 +253,13 @@ class Claims:
             )
             for family in families
         }
+
+
+def _forms(model: Model) -> frozenset[tuple[str, str]]:
+    """Return scheme and format of all quantised weights that were released of a checkpoint."""
+    own = model.checkpoint
+    forms = own.forms if isinstance(own, ReleasedCheckpoint) else ()
+    return frozenset((form.scheme, form.format) for form in forms)
 
 
 def gibibytes(checkpoint: Released, scheme: str | None = None) -> float | None:

@@ -293,6 +293,23 @@ def test_a_broken_map_is_told_with_what_to_do(tmp_path: Path, text: str) -> None
         learned.load(file)
 
 
+def test_maps_of_several_machines_become_one_and_a_broken_one_stops_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, folder = tmp_path / "kept.json", tmp_path / "maps"
+    newer = replace(KNOWN.cells[BASE.id], day="2026-11-21")
+    learned.save(Learned({BASE.id: newer}), kept)
+    learned.save(KNOWN, folder / "one" / "map.json")
+    (folder / "broken.json").write_text("{")
+    assert cli.main(["learned", str(folder), "--map", str(kept)]) == 2
+    assert "broken.json" in capsys.readouterr().err
+    assert learned.load(kept).cells == {**KNOWN.cells, BASE.id: newer}
+    (folder / "broken.json").unlink()
+    assert cli.main(["learned", str(folder), "--map", str(kept)]) == 0
+    assert cli.main(["learned", str(tmp_path / "none"), "--map", str(tmp_path / "no.json")]) == 0
+    assert not (tmp_path / "no.json").exists()
+
+
 # ------------------------------------------------------------------------------------------- git
 
 
@@ -351,6 +368,8 @@ def test_the_command_line_explains_what_it_chose(
     claims = matrix.load()
     pr = matrix.select(claims, matrix.everything(claims), (), "pr")
     assert {cell.id for cell in chosen.cells} == {cell.id for cell in pr}
+    assert "warning: " in (told := capsys.readouterr().err)
+    assert "none.json: nothing is known of what cells run" in told
     choosing.explain(chosen, 5)
     assert "what it does when it is imported changed" in capsys.readouterr().err
     choosing.explain(chosen)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from ci import catalogue, cli, environment, workflows
+from ci import catalogue, cli, environment, learned, workflows
 from ci.catalogue import Catalogue
 from ci.environment import ROOT
 from ci.errors import UsageError
@@ -130,9 +131,32 @@ def test_every_nox_session_and_command_that_they_call_exists() -> None:
     assert sessions
     for session in sessions:
         assert f"def {session}(session: nox.Session)" in noxfile
-    for command in ("plan", "comment", "ingest"):
+    for command in ("plan", "comment", "ingest", "learned"):
         assert f"ci {command} " in text or f"ci -- {command} " in text
         assert command in cli.COMMANDS
+
+
+def test_what_a_night_learns_is_what_plans_of_pull_requests_fetch() -> None:
+    nightly, pull = (load(Path(f".github/workflows/{n}.yml")) for n in ("nightly", "pull-request"))
+    cells = nightly["jobs"]["cells"]["steps"]
+    (run,) = [step["run"] for step in cells if "nox -s e2e" in step.get("run", "")]
+    (kept,) = [step["with"] for step in cells if "learned" in step.get("with", {}).get("name", "")]
+    assert f"--learn --map {kept['path']}" in run
+    publish = {step.get("name", ""): step for step in nightly["jobs"]["publish"]["steps"]}
+    fetched = publish["Fetch what this night's cells ran"]["with"]
+    assert fnmatchcase(kept["name"], fetched["pattern"])
+    assert publish["Put it together"]["run"].endswith(f"-- learned {fetched['path']}")
+    saved = publish["Keep it for the plans of pull requests"]["with"]
+    (restored,) = [
+        step["with"]
+        for step in pull["jobs"]["plan"]["steps"]
+        if step.get("with", {}).get("path") == str(learned.FILE)
+    ]
+    assert saved["path"] == restored["path"]
+    assert saved["key"].startswith(restored["restore-keys"])
+    assert f"-{learned.SCHEMA}-" in restored["restore-keys"], "a plan gets no map it cannot read"
+    steps = [s.get("run", "") for _, job in jobs() for s in job["steps"]]
+    assert sum("--learn" in step for step in steps) == 1, "a pull request's code teaches nothing"
 
 
 def called(step: dict[str, Any]) -> list[str]:

@@ -34,6 +34,14 @@ def test_what_the_stand_in_does_not_show_is_shown_in_two_parts(claims: Claims) -
     assert feature.cell.split("/")[1] == "lora"
 
 
+@pytest.mark.parametrize("name", ["qwen2.5-7b", "deepseek-v3.1", "baichuan2-7b", "qwen3"])
+def test_an_answer_from_memory_is_the_one_that_is_looked_up(claims: Claims, name: str) -> None:
+    """Claims of a whole walk, the last of them, are as those that are asked for one at a time."""
+    for claim in claims.matching([f"{name}/*/*/*"])[::7]:
+        cell = claim.cell
+        assert Claims(claims.matrix).of(cell.model, cell.feature, cell.cann, cell.hardware) == claim
+
+
 def test_a_rule_about_a_stand_in_holds_for_the_checkpoints_shown_on_it(claims: Claims) -> None:
     (claim,) = claims.matching(["baichuan2-7b/base/cann-9.1.0/a2"])
     assert claim.cell.unsupported is not None
