@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from functools import cache
 
@@ -14,7 +14,9 @@ from ci import changes, environment, functions, history, impact, learned, output
 from ci.errors import NothingSelectedError
 from matrix import Cell, Selection
 from matrix.covering import within
+from matrix.expecting import owned
 from matrix.selecting import find
+from reports.outcome import Expected
 from reports.store import Store
 
 DEFAULT_SELECTION = "smoke"
@@ -29,11 +31,13 @@ class Chosen:
         cells: in the order in which they cover most.
         estimates: cell id to the seconds that it is expected to take.
         reasons: cell id to why it was chosen.
+        expected: cell id to the failure that is expected of it.
     """
 
     cells: list[Cell]
     estimates: Mapping[str, float]
     reasons: Mapping[str, str]
+    expected: Expected = field(default_factory=dict)
 
     @property
     def plan(self) -> plan.Plan:
@@ -45,10 +49,17 @@ def choose(options: argparse.Namespace, store: Store, jobs: int) -> Chosen:
     """What the command line selects.
 
     Raises:
+        Expired: A failure is no longer to be expected.
         MatrixError: A pattern or a selection is unknown, or selects nothing.
         NothingSelectedError: The change can affect no cell, or nothing fits the budget.
     """
-    claims = matrix.load()
+    claims = matrix.load(today=datetime.now(UTC).date())
+    found = select(options, claims, store, jobs)
+    return replace(found, expected=owned(claims, [cell.id for cell in found.cells]))
+
+
+def select(options: argparse.Namespace, claims: matrix.Matrix, store: Store, jobs: int) -> Chosen:
+    """The same from a matrix that is loaded."""
     cells = matrix.everything(claims)
     name = options.select or ("pr" if options.changed_from else None)
     if name is None and not options.patterns:

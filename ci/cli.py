@@ -167,7 +167,7 @@ def e2e(options: argparse.Namespace) -> int:
     if options.list:
         return listing(found.plan, jobs, options.json)
     map_ = environment.ROOT / options.map if options.learn else None
-    return execute(found.plan, jobs, store, options.json, map_)
+    return execute(found, jobs, store, options.json, map_)
 
 
 def plan_jobs(options: argparse.Namespace) -> int:
@@ -321,18 +321,18 @@ def unrecordable(result: Result, error: ValueError) -> Result:
 
 
 def execute(
-    chosen: Plan, jobs: int, store: Store, file: Path | None, map_: Path | None = None
+    found: choosing.Chosen, jobs: int, store: Store, file: Path | None, map_: Path | None = None
 ) -> int:
-    """Runs a plan on the simulated runner; returns the exit code.
+    """Runs what was chosen on the simulated runner; returns the exit code.
 
     Args:
-        chosen: What to run.
+        found: What to run.
         jobs: Cells at a time.
         store: Where records go.
         file: Where the outcome for machines goes, if anywhere.
         map_: Where what cells ran is noted, if it is.
     """
-    started = time.monotonic()
+    started, chosen = time.monotonic(), found.plan
     console = display.console()
     folder = run_folder(environment.ROOT / "build" / "runs")
     shared = environment.Environment()
@@ -342,7 +342,7 @@ def execute(
             folder, lambda *which: environment.simulated(shared, *which), jobs=jobs, traced=traced
         )
     )
-    with display.Display(console, chosen) as shown:
+    with display.Display(console, chosen, found.expected) as shown:
         shown.note(
             f"{len(chosen.jobs)} cells on simulated NPUs, {jobs} at a time, about "
             f"{environment.duration(chosen.makespan(jobs))}; logs in {folder}"
@@ -363,19 +363,23 @@ def finish(recorder: Recorder, console: Console, file: Path | None, seconds: flo
     """Prints the table and the summary, and writes the outcome for machines."""
     recorder.display.live.stop()
     results = sorted((result for result, _ in recorder.results), key=lambda r: r.job.cell.id)
-    evidence = recorder.runner.evidence
+    evidence, expected = recorder.runner.evidence, recorder.display.expected
     if results:
         console.print()
-        console.print(display.table(results, evidence))
+        console.print(display.table(results, evidence, expected))
         console.print()
-    console.print(display.summary(results, seconds, evidence), highlight=False)
+    console.print(display.summary(results, seconds, evidence, expected), highlight=False)
+    for result in results:
+        if display.conclusion(result, expected) == "unexpected pass":
+            told = f"{result.job.cell.id} {outcome.surplus(expected[result.job.cell.id])}"
+            console.print(told, style="red", markup=False, highlight=False, soft_wrap=True)
     if recorder.problems:
         console.print(
             f"{len(recorder.problems)} records could not be stored; see above where they are kept",
             style="red",
         )
     if file is not None:
-        write_json(file, outcome.document([record for _, record in recorder.results]))
+        write_json(file, outcome.document([record for _, record in recorder.results], expected))
 
 
 def learn(recorder: Recorder, file: Path) -> None:
@@ -400,7 +404,7 @@ def exit_code(recorder: Recorder, prepared: checkpoints.Checkpoints) -> int:
     A checkpoint that could not be made gives its own code, as long as no gate failed.
     """
     records = [record for _, record in recorder.results]
-    code = outcome.exit_code(records, len(recorder.problems))
+    code = outcome.exit_code(records, len(recorder.problems), recorder.display.expected)
     if prepared.failures and code != errors.GATE_FAILED:
         return next(iter(prepared.failures.values())).exit_code
     return code

@@ -17,9 +17,19 @@ from rich.text import Text
 from ci.environment import duration
 from ci.plan import Job, Plan
 from ci.runners import Result
+from matrix.schema import ExpectedFailure
+from reports import outcome
+from reports.outcome import Conclusion, Expected
 
-STYLES = {"passed": "green", "failed": "red", "error": "magenta", "inconclusive": "yellow"}
-"""The colour of each verdict; the word is always there as well."""
+STYLES: Mapping[Conclusion, str] = {
+    "passed": "green",
+    "failed": "red",
+    "error": "magenta",
+    "inconclusive": "yellow",
+    "expected failure": "yellow",
+    "unexpected pass": "red",
+}
+"""The colour of each conclusion; the word is always there as well."""
 
 TABLE_CHARACTERS = 72
 """How much of a proof or an error the table shows; the record has all of it."""
@@ -40,10 +50,12 @@ class Display:
     Args:
         console: Where to print.
         plan: What is going to run.
+        expected: Failures that are expected of cells.
     """
 
-    def __init__(self, console: Console, plan: Plan) -> None:
+    def __init__(self, console: Console, plan: Plan, expected: Expected = outcome.NONE) -> None:
         self.console = console
+        self.expected = expected
         self.total = len(plan.jobs)
         self.done = 0
         self.running: dict[str, float] = {}
@@ -76,7 +88,8 @@ class Display:
             self.running.pop(result.job.cell.id, None)
         width = len(str(self.total))
         line = Text(f"[{self.done:>{width}}/{self.total}] ")
-        line.append(f"{result.verdict:<6}", STYLES[result.verdict])
+        found = conclusion(result, self.expected)
+        line.append(f"{found:<6}", STYLES[found])
         line.append(f" {result.job.cell.id}  {result.seconds:.1f} s")
         if result.error is not None:
             line.append(f"  {result.error.kind}: {first_line(result.error.message)}")
@@ -93,12 +106,18 @@ class Display:
         return grid
 
 
-def table(results: Iterable[Result], evidence: str) -> Table:
+def conclusion(result: Result, expected: Expected) -> Conclusion:
+    """What a result means for the run."""
+    return outcome.conclude(result.verdict, expected.get(result.job.cell.id))
+
+
+def table(results: Iterable[Result], evidence: str, expected: Expected = outcome.NONE) -> Table:
     """One row a cell: verdict, evidence, where the seconds went, and the proof in short.
 
     Args:
         results: The results in the order to show.
         evidence: ``simulated`` or ``hardware``.
+        expected: Failures that are expected of cells.
     """
     shown = Table(header_style="bold", box=None, pad_edge=False)
     shown.add_column("cell", no_wrap=True)
@@ -110,20 +129,25 @@ def table(results: Iterable[Result], evidence: str) -> Table:
     results = list(results)
     shared = Counter(entry for result in results for entry in _entries(result))
     for result in results:
-        told = (
-            proof_in_short(result, shared)
-            if result.error is None
-            else shorten(f"{result.error.kind}: {first_line(result.error.message)}")
-        )
+        found = conclusion(result, expected)
         shown.add_row(
             escape(result.job.cell.id),
-            Text(result.verdict, STYLES[result.verdict]),
+            Text(found, STYLES[found]),
             evidence,
             *(_seconds(result, name) for name in ("import", "engine_start", "generation")),
             f"{result.seconds:.1f}",
-            escape(told),
+            escape(_told(result, shared, expected.get(result.job.cell.id))),
         )
     return shown
+
+
+def _told(result: Result, shared: Mapping[str, int], entry: ExpectedFailure | None) -> str:
+    if entry is not None and result.verdict == "passed":
+        return shorten(outcome.surplus(entry))
+    if result.error is None:
+        return proof_in_short(result, shared)
+    whose = f"{entry.owner} until {entry.expires}; " if entry else ""
+    return shorten(f"{whose}{result.error.kind}: {first_line(result.error.message)}")
 
 
 def _seconds(result: Result, name: str) -> str:
@@ -156,16 +180,18 @@ def first_line(text: str) -> str:
     return text.strip().splitlines()[0] if text.strip() else ""
 
 
-def summary(results: Sequence[Result], seconds: float, evidence: str) -> str:
+def summary(
+    results: Sequence[Result], seconds: float, evidence: str, expected: Expected = outcome.NONE
+) -> str:
     """One line: how many cells ended in which way, on what evidence, in what time."""
-    counts = count(results)
+    counts = count(results, expected)
     told = ", ".join(f"{number} {verdict}" for verdict, number in counts.items() if number)
     return f"{told or 'nothing ran'} ({evidence}) in {duration(seconds)}"
 
 
-def count(results: Iterable[Result]) -> dict[str, int]:
-    """How many results have each verdict."""
-    counts = {"passed": 0, "failed": 0, "error": 0, "inconclusive": 0}
+def count(results: Iterable[Result], expected: Expected = outcome.NONE) -> dict[str, int]:
+    """How many results there are of each conclusion."""
+    counts: dict[str, int] = dict.fromkeys(outcome.CONCLUSIONS, 0)
     for result in results:
-        counts[result.verdict] += 1
+        counts[conclusion(result, expected)] += 1
     return counts

@@ -24,6 +24,7 @@ from typing import IO, Any
 import matrix
 from ci import environment, errors
 from ci.errors import CiError, UsageError
+from matrix.errors import CONFLICT, EXPIRED
 from reports.errors import StoreError
 from reports.record import Record
 from reports.statuses import KINDS
@@ -32,6 +33,8 @@ from reports.store import Store
 WORST_FIRST = (
     errors.GATE_FAILED,
     errors.INFRASTRUCTURE,
+    CONFLICT,
+    EXPIRED,
     errors.BAD_USAGE,
     errors.NOTHING_SELECTED,
     errors.INCONCLUSIVE,
@@ -80,7 +83,11 @@ class Ended:
         }
         if self.part.outcome is None:
             return told
-        verdicts = None if self.cells is None else Counter(str(c["verdict"]) for c in self.cells)
+        verdicts = (
+            None
+            if self.cells is None
+            else Counter(str(c.get("conclusion", c["verdict"])) for c in self.cells)
+        )
         return {
             **told,
             "cells": None if self.cells is None else len(self.cells),
@@ -132,10 +139,10 @@ def plan(options: argparse.Namespace, stored: Sequence[Record], folder: Path) ->
     """The parts of the night in their order.
 
     Raises:
-        MatrixError: the selection is unknown, or empty.
+        MatrixError: the selection is unknown, or empty; or a failure is no longer to be expected.
         UsageError: no commit is there to compare performance with.
     """
-    claims = matrix.load()
+    claims = matrix.load(today=datetime.now(UTC).date())
     cells = [c.id for c in matrix.select(claims, matrix.expand(claims), (), options.select)]
     shared = ("--store", options.store) if options.store else ()
     flags: dict[str, tuple[str, ...]] = {

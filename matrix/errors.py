@@ -14,6 +14,9 @@ NOT_SUPPORTED, NO_RELEASE, DOES_NOT_FIT, EXPIRED = range(6, 10)
 for too long.
 """
 
+CONFLICT = 10
+"""Exit code where two records that differ have one id."""
+
 
 class HarnessError(Exception):
     """A problem told in three parts: what happened, why that usually is, and what to do."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from fnmatch import fnmatchcase
 
@@ -19,6 +19,13 @@ def expected(matrix: Matrix, id_: str) -> ExpectedFailure | None:
         if any(fnmatchcase(id_, pattern) for pattern in entry.cells):
             return entry
     return None
+
+
+def owned(matrix: Matrix, ids: Iterable[str]) -> dict[str, ExpectedFailure]:
+    """Return those of the cells of which a failure is expected, with its entry."""
+    if not matrix.expected:
+        return {}
+    return {id_: entry for id_ in ids if (entry := expected(matrix, id_)) is not None}
 
 
 def check_expected(

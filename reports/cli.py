@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import matrix
+from matrix.expecting import owned
 from reports import comment, ingest, markdown, quantised, spool, store_cli
 from reports.errors import RecordError, ReportsError, StoreError
 from reports.record import Record, parse
@@ -259,7 +260,9 @@ def _comment(options: argparse.Namespace) -> int:
     first = min((record.started for record in shown), default=None)
     # Without a choice all records are shown, and nothing is before them.
     before = [r for r in stored if first and r.started < first and r.id not in told]
-    _write(comment.render(shown, comment.newest(before), site=options.site), options.out)
+    failures = owned(matrix.load(), [record.cell for record in shown])
+    text = comment.render(shown, comment.newest(before), site=options.site, expected=failures)
+    _write(text, options.out)
     return 0
 
 

@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from urllib.parse import quote
 
-from reports import measures
-from reports.record import Kind, Record, Verdict
+from reports import measures, outcome
+from reports.outcome import Conclusion, Expected, concluded, entry_of
+from reports.record import Kind, Record
 from reports.statuses import KINDS, SYMBOLS
 
 MARKER = "<!-- ascend-matrix: results -->"
@@ -17,7 +18,17 @@ MARKER = "<!-- ascend-matrix: results -->"
 LIMIT = 65_000
 """The most characters of a comment; GitHub refuses more than 65,536."""
 
-_ORDER: tuple[Verdict, ...] = ("failed", "error", "inconclusive", "passed")
+_SHOWN: Mapping[Conclusion, str] = {
+    "failed": SYMBOLS["failed"],
+    "error": SYMBOLS["error"],
+    "unexpected pass": SYMBOLS["failed"],
+    "inconclusive": SYMBOLS["inconclusive"],
+    "expected failure": SYMBOLS["expected-failure"],
+    "passed": SYMBOLS["passed"],
+}
+"""A symbol for each conclusion, the most urgent first."""
+
+_ALWAYS: tuple[Conclusion, ...] = ("failed", "error", "inconclusive", "passed")
 _REASON = 200  # characters of a reason
 _SPARE = 500  # characters kept for the ends of tables, and for saying that something was cut
 
@@ -39,6 +50,7 @@ def render(
     limit: int = LIMIT,
     title: str = "Cells",
     site: str | None = None,
+    expected: Expected = outcome.NONE,
 ) -> str:
     """Return the comment as Markdown, no longer than `limit` characters.
 
@@ -50,25 +62,28 @@ def render(
         limit: the most characters.
         title: the heading.
         site: address of the published site, to which cells are then linked.
+        expected: failures that are expected of cells.
     """
+    order = {conclusion: place for place, conclusion in enumerate(_SHOWN)}
     chosen = sorted(
         newest(records).values(),
-        key=lambda r: (_ORDER.index(r.verdict), list(KINDS).index(r.kind), r.cell),
+        key=lambda r: (order[concluded(r, expected)], list(KINDS).index(r.kind), r.cell),
     )
     before = base or {}
-    urgent = [record for record in chosen if record.verdict != "passed"]
-    head = [MARKER, f"### {title}", "", _sentence(chosen), "", *_summary(chosen), ""]
+    urgent = [record for record in chosen if concluded(record, expected) != "passed"]
+    sentence, summary = _sentence(chosen, expected), _summary(chosen, expected)
+    head = [MARKER, f"### {title}", "", sentence, "", *summary, ""]
     head += _changes(chosen, before)
     text = _Limited(limit - _SPARE)
     text.add("\n".join(head) + "\n")
     if urgent:
         text.rows(
             ["#### Not passed", "", *_header("cell", "kind", "verdict", "before", "why")],
-            (_urgent_row(record, before, site) for record in urgent),
+            (_urgent_row(record, before, site, expected) for record in urgent),
             [""],
         )
     for kind in KINDS:
-        passed = [r for r in chosen if r.kind == kind and r.verdict == "passed"]
+        passed = [r for r in chosen if r.kind == kind and concluded(r, expected) == "passed"]
         if passed:
             title = f"{KINDS[kind]}: {len(passed)} passed"
             text.rows(
@@ -123,12 +138,12 @@ class _Limited:
 # --------------------------------------------------------------------------------------- parts
 
 
-def _sentence(records: Sequence[Record]) -> str:
+def _sentence(records: Sequence[Record], expected: Expected) -> str:
     """Return the result in one line, with what it rests on."""
     if not records:
         return "**No cell left a record**; see why in the logs."
-    counts = Counter(record.verdict for record in records)
-    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in _ORDER if counts[verdict])
+    counts = Counter(concluded(record, expected) for record in records)
+    told = ", ".join(f"{counts[name]} {name}" for name in _SHOWN if counts[name])
     sorts = {record.evidence for record in records}
     evidence = {
         frozenset({"simulated"}): "Evidence: **simulated**; nothing ran on a real NPU.",
@@ -137,14 +152,16 @@ def _sentence(records: Sequence[Record]) -> str:
     return f"**{told}.** {evidence}"
 
 
-def _summary(records: Sequence[Record]) -> Iterator[str]:
-    """Yield a table of kind by verdict; a kind of which nothing ran is there too."""
-    yield from _header("kind", *(f"{SYMBOLS[verdict]} {verdict}" for verdict in _ORDER), "evidence")
+def _summary(records: Sequence[Record], expected: Expected) -> Iterator[str]:
+    """Yield a table of kind by conclusion; a kind of which nothing ran is there too."""
+    occur = {concluded(record, expected) for record in records}
+    names = [name for name in _SHOWN if name in _ALWAYS or name in occur]
+    yield from _header("kind", *(f"{_SHOWN[name]} {name}" for name in names), "evidence")
     for kind, title in KINDS.items():
         own = [record for record in records if record.kind == kind]
-        counts = Counter(record.verdict for record in own)
+        counts = Counter(concluded(record, expected) for record in own)
         evidence = " and ".join(sorted({record.evidence for record in own}))
-        told = [str(counts[verdict] or "") for verdict in _ORDER] if own else [""] * len(_ORDER)
+        told = [str(counts[name] or "") if own else "" for name in names]
         yield _row(title, *told, evidence or "nothing ran")
 
 
@@ -158,22 +175,27 @@ def _changes(records: Sequence[Record], base: Base) -> list[str]:
     return [f"Of {len(pairs)} that ran before, {worse} no longer pass and {better} pass anew.", ""]
 
 
-def _urgent_row(record: Record, base: Base, site: str | None) -> str:
+def _urgent_row(record: Record, base: Base, site: str | None, expected: Expected) -> str:
     was = base.get((record.cell, record.kind))
+    found = concluded(record, expected)
     return _row(
         _cell(record, site),
         _kind(record),
-        f"{SYMBOLS[record.verdict]} {record.verdict}",
+        f"{_SHOWN[found]} {found}",
         f"{was.verdict}, {was.started:%Y-%m-%d}" if was else "",
-        _why(record),
+        _why(record, expected),
     )
 
 
-def _why(record: Record) -> str:
+def _why(record: Record, expected: Expected) -> str:
+    entry = entry_of(record, expected)
+    if entry is not None and record.verdict == "passed":
+        return code(outcome.surplus(entry))
     if record.error is None:
         return _measured(record)
     first = (record.error.message.strip().splitlines() or [""])[0]
-    return code(f"{record.error.class_}: {first}")
+    owner = f"{entry.owner} until {entry.expires}; " if entry else ""
+    return code(f"{owner}{record.error.class_}: {first}")
 
 
 def _passed_row(record: Record, site: str | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from matrix.errors import BAD_USAGE, INFRASTRUCTURE, HarnessError
+from matrix.errors import BAD_USAGE, CONFLICT, INFRASTRUCTURE, HarnessError
 
 if TYPE_CHECKING:
     from reports.record import Record
@@ -39,6 +39,8 @@ class SchemaError(StoreError):
 
 class ConflictError(StoreError):
     """The store holds another record of the same id than `record`."""
+
+    exit_code: ClassVar[int] = CONFLICT
 
     def __init__(self, what: str, why: str, fix: str, record: Record) -> None:
         self.record = record

@@ -9,6 +9,7 @@ from datetime import datetime
 from matrix import Matrix
 from matrix.expecting import expected
 from matrix.schema import ExpectedFailure
+from reports.outcome import surplus, whose
 from reports.statuses import Status
 
 
@@ -24,18 +25,18 @@ def with_expected(
 def judge(status: Status, entry: ExpectedFailure | None, now: datetime) -> Status:
     """Return the status of a cell of which a failure is expected.
 
-    A failure stays a failure, and says whose it is and until when. From the day on which the entry
-    expires, whatever the cell did is an error, and so the entry cannot be forgotten. A cell that
-    passes says that the entry can go.
+    A failure is an expected one, and says whose it is and until when. From the day on which the
+    entry expires, whatever the cell did is an error, and so the entry cannot be forgotten. A cell
+    that passes says that the entry has to go.
     """
     if entry is None or status.state in ("unsupported", "never-run"):
         return status
-    whose = f"{entry.name!r} ({entry.owner}, {entry.issue})"
     if now.date() >= entry.expires:
-        told = f"the expected failure {whose} expired on {entry.expires}: {entry.reason}"
+        by = f"{entry.name!r} ({entry.owner}, {entry.issue})"
+        told = f"the expected failure {by} expired on {entry.expires}: {entry.reason}"
         return replace(status, state="error", reason=told)
     if status.state == "passed":
-        told = f"passes although a failure is expected, {whose}: remove the entry"
-        return replace(status, reason=told)
-    told = f"expected until {entry.expires}, {whose}: {entry.reason}"
-    return replace(status, reason=f"{told} {status.reason}".strip())
+        return replace(status, reason=surplus(entry))
+    failed = status.state in ("failed", "error")
+    told = f"expected by {whose(entry)} {status.reason}".strip()
+    return replace(status, state="expected-failure" if failed else status.state, reason=told)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
+from matrix.errors import BAD_USAGE, CONFLICT, INFRASTRUCTURE
 from reports import spool, strict_json
 from reports.errors import RecordError, ReportsError, StoreError
 from reports.record import MAX_BYTES, Record, parse
@@ -55,6 +56,9 @@ class Problem:
         return "\n".join(part for part in (named, self.kept) if part)
 
 
+_GRAVEST = (INFRASTRUCTURE, CONFLICT, BAD_USAGE)
+
+
 @dataclass
 class Outcome:
     """What became of many entries.
@@ -73,8 +77,9 @@ class Outcome:
 
     @property
     def exit_code(self) -> int:
-        """The greatest of the problems' codes, or 0."""
-        return max((problem.exit_code for problem in self.problems), default=0)
+        """The gravest of the problems' codes, or 0."""
+        codes = {problem.exit_code for problem in self.problems}
+        return next((code for code in _GRAVEST if code in codes), max(codes, default=0))
 
     def __str__(self) -> str:
         text = f"{self.new} records stored, {self.old} were there already"

@@ -10,13 +10,23 @@ from typing import Literal
 from matrix import Cell, Release
 from reports.record import Evidence, Kind, Record
 
-State = Literal["passed", "failed", "error", "inconclusive", "stale", "never-run", "unsupported"]
+State = Literal[
+    "passed",
+    "failed",
+    "error",
+    "inconclusive",
+    "expected-failure",
+    "stale",
+    "never-run",
+    "unsupported",
+]
 
 SYMBOLS: Mapping[State, str] = {
     "passed": "✔",
     "failed": "✘",
     "error": "⚠",
     "inconclusive": "≈",
+    "expected-failure": "⚑",
     "stale": "◷",
     "never-run": "○",
     "unsupported": "∅",
@@ -35,6 +45,7 @@ MEANINGS: Mapping[State, str] = {
     "failed": "a gate failed in the newest run",
     "error": "the newest run did not get as far as its gates",
     "inconclusive": "the newest run could not decide",
+    "expected-failure": "the newest run did not pass, as expected: somebody owns that until a day",
     "stale": "the newest run is too old, or of other versions than the current release",
     "never-run": "no record",
     "unsupported": "a rule says so, with a reason; n/a where the question does not arise",
@@ -67,7 +78,7 @@ class Status:
 
     Attributes:
         cell: the cell's id.
-        state: one of seven.
+        state: one of `State`.
         reason: why, in one sentence; empty where the state says it all.
         record: the newest record, also where it is stale; None if it never ran.
         applicable: False where the question does not arise for the model.

@@ -14,10 +14,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+import matrix
 from ci import catalogue, errors
 from ci.errors import NothingSelectedError, UsageError
 from ci.github import artifacts, client, comments, fleet, token
 from ci.github.client import GitHub
+from matrix.expecting import owned
 from reports.errors import StoreError
 from reports.ingest import AHEAD, take
 from reports.store import Store
@@ -259,7 +261,8 @@ def _results(github: GitHub, run: Mapping[str, Any], store: Store) -> str:
     for problem in found.problems:
         print(f"error: {problem}", file=sys.stderr)
     earlier = [record for record in store.records() if record.run_url != run["html_url"]]
-    return comments.of_run(run, found.records, len(found.problems), earlier)
+    failures = owned(matrix.load(), [record.cell for record in found.records])
+    return comments.of_run(run, found.records, len(found.problems), earlier, failures)
 
 
 def _text(file: str) -> str:

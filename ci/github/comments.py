@@ -8,6 +8,7 @@ from typing import Any, Literal
 from ci.github.client import GitHub
 from ci.github.errors import RefusedError, UncertainError
 from reports.comment import LIMIT, MARKER, newest, render
+from reports.outcome import NONE, Expected
 from reports.record import Record
 
 CUT = "\n\n*The rest was cut off; the run's artifacts have all of it.*\n"
@@ -31,7 +32,11 @@ def body(text: str) -> str:
 
 
 def of_run(
-    run: Mapping[str, Any], records: Sequence[Record], unreadable: int, earlier: Iterable[Record]
+    run: Mapping[str, Any],
+    records: Sequence[Record],
+    unreadable: int,
+    earlier: Iterable[Record],
+    expected: Expected = NONE,
 ) -> str:
     """The text about a workflow run, as Markdown.
 
@@ -40,10 +45,12 @@ def of_run(
         records: What its cells left behind.
         unreadable: How many files held no valid records.
         earlier: What is compared with; of each cell and kind the newest counts.
+        expected: Failures that are expected of cells.
     """
     title = f"Cells at {str(run['head_sha'])[:12]} ([run]({run['html_url']}))"
     told = f"\n{unreadable} files of the run held no valid records.\n" if unreadable else ""
-    return render(records, newest(earlier), LIMIT - len(told) - len(CUT), title) + told
+    limit = LIMIT - len(told) - len(CUT)
+    return render(records, newest(earlier), limit, title, expected=expected) + told
 
 
 def ours(comments: Iterable[Mapping[str, Any]], author: str | None) -> Mapping[str, Any] | None:

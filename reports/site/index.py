@@ -21,6 +21,7 @@ LETTERS: Mapping[str, str] = {
     "failed": "f",
     "error": "e",
     "inconclusive": "i",
+    "expected-failure": "x",
     "never-run": "n",
     "unsupported": "u",
     "n/a": "a",

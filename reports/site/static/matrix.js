@@ -6,7 +6,8 @@
   const data = JSON.parse(document.getElementById("am-data").textContent);
   const $ = (id) => document.getElementById(id);
   const VERDICTS = ["passed", "failed", "error", "inconclusive"];
-  const STATES = [...VERDICTS, "stale", "never-run", "unsupported", "n/a"];
+  const RAN = [...VERDICTS, "expected-failure"];
+  const STATES = [...RAN, "stale", "never-run", "unsupported", "n/a"];
   const STATE_OF = Object.fromEntries(Object.entries(data.letters).map(([s, l]) => [l, s]));
   const SYMBOLS = { ...data.symbols, "n/a": "–" };
   const DAY = 86400000;
@@ -30,7 +31,7 @@
     let next = 0;
     const found = Array.from(states, (letter, place) => {
       const status = { ...meaning(letter), age: null, evidence: null };
-      if (status.verdict || VERDICTS.includes(status.state)) {
+      if (status.verdict || RAN.includes(status.state)) {
         status.age = parseInt(ages.slice(next, next + 2), 36);
         status.evidence = onHardware.has(place) ? "hardware" : "simulated";
         next += 2;
@@ -360,7 +361,7 @@
 
   function aboutRecord(found, record) {
     const parts = [];
-    if (found.state === "stale") parts.push(make("p.am-note", {}, found.reason));
+    if (found.reason && found.reason !== record.error?.message) parts.push(make("p.am-note", {}, found.reason));
     if (record.error) {
       parts.push(make("p.am-message", {}, make("strong", {}, record.error.class), ": ",
         record.error.message));

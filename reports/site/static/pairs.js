@@ -12,7 +12,7 @@
 
   function status([, , , , , letters, age, real]) {
     const found = { ...meaning(letters[kindPlace()]), age: null, evidence: null };
-    const ran = found.verdict || data.letters[found.state] && "pfei".includes(letters[kindPlace()]);
+    const ran = found.verdict || data.letters[found.state] && "pfeix".includes(letters[kindPlace()]);
     if (ran) Object.assign(found, { age, evidence: real ? "hardware" : "simulated" });
     return found;
   }

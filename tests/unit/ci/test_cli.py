@@ -6,16 +6,21 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import date
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import matrix
-from ci import checkpoints, cli, environment, learned
+from ci import checkpoints, cli, environment, learned, nightly
 from ci.checkpoints import Checkpoints, Failure
 from ci.runners.simulated import Settings
 from matrix import Cell
+from matrix.schema import ExpectedFailure
 from reports.store import Store
+from tests.unit.matrix.conftest import Data, data  # noqa: F401
 
 from .conftest import make_cell
 
@@ -107,13 +112,79 @@ def test_the_outcome_for_machines(run: Run, tmp_path: Path) -> None:
     file = tmp_path / "deep" / "outcome.json"
     assert run("passes", "fails", "--json", str(file)) == 1
     outcome = json.loads(file.read_text())
-    assert outcome["summary"] == {"passed": 1, "failed": 1, "error": 0, "inconclusive": 0}
+    summary = {name: count for name, count in outcome["summary"].items() if count}
+    assert summary == {"passed": 1, "failed": 1}
     by_id = {cell["id"]: cell for cell in outcome["cells"]}
     failed = by_id["tiny/fails/cann-9.1.0/a2"]
     assert failed["verdict"] == "failed"
     assert failed["kind"] == "e2e"
     assert failed["evidence"] == "simulated"
     assert failed["record"]["error"]["class"] == "GateFailed"
+
+
+Expect = Callable[..., None]
+
+
+@pytest.fixture
+def expect(monkeypatch: pytest.MonkeyPatch) -> Expect:
+    """Makes failures expected of cells of these bodies."""
+
+    def call(*bodies: str) -> None:
+        entry = ExpectedFailure(
+            name="known",
+            cells=tuple(f"tiny/{body}/cann-9.1.0/a2" for body in bodies),
+            reason="The operator is being fixed.",
+            issue="https://example.org/1",
+            owner="somebody",
+            expires=date(2999, 1, 1),
+        )
+        claims = replace(matrix.load(), expected={"known": entry})
+        monkeypatch.setattr(matrix, "load", lambda **_: claims)
+
+    return call
+
+
+def test_an_expected_failure_does_not_make_the_run_fail(
+    run: Run, expect: Expect, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expect("fails", "crashes")
+    assert run("passes", "fails", "crashes", "--json", str(tmp_path / "o.json")) == 0
+    out = capsys.readouterr().out
+    assert "1 passed, 2 expected failure (simulated)" in out
+    assert "somebody until 2999-01-01; GateFailed: token 3" in out
+    summary = json.loads((tmp_path / "o.json").read_text())["summary"]
+    assert summary["expected failure"] == 2
+    assert {r.verdict for r in store.records()} == {"passed", "failed", "error"}
+    assert run("fails", "raises") == 3, "another cell's trouble counts as ever"
+
+
+def test_a_pass_where_a_failure_is_expected_makes_the_run_fail(
+    run: Run, expect: Expect, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expect("passes")
+    assert run("passes") == 1
+    out = capsys.readouterr().out
+    assert "1 unexpected pass (simulated)" in out
+    assert "tiny/passes/cann-9.1.0/a2 passes, and 'known' (somebody, " in out
+    assert "remove the row from matrix/expected.yaml" in out
+
+
+@pytest.mark.parametrize("command", ["e2e", "plan", "nightly"])
+def test_a_row_past_its_day_ends_the_command_before_anything_is_run(
+    data: Data,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+) -> None:
+    row = "{name: known, cells: [qwen3/base/cann-9.1.0/a2], reason: It is being fixed., "
+    row += "issue: 'https://example.org/1', owner: somebody, expires: 2020-01-01}"
+    data.replace("expected.yaml", "expected: []\n", f"expected:\n  - {row}\n")
+    monkeypatch.setattr(matrix, "load", partial(matrix.load, data.root))
+    monkeypatch.setattr(cli, "execute", lambda *_: pytest.fail("something ran"))
+    monkeypatch.setattr(nightly, "run", lambda *_: pytest.fail("something ran"))
+    assert cli.main([command, "--store", f"sqlite:///{tmp_path}/records.sqlite"]) == 9
+    assert "the expected failure 'known' expired on 2020-01-01" in capsys.readouterr().err
 
 
 def test_the_table_and_the_summary(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,7 +82,8 @@ def test_exit_codes_and_the_outcome_for_machines() -> None:
     assert outcome.exit_code([passed, died, failed], 0) == 1
     assert outcome.exit_code([passed], 1) == 3  # a record was not stored
     summary = outcome.document([passed, unsure, died, failed])["summary"]
-    assert summary == {"passed": 1, "failed": 1, "error": 1, "inconclusive": 1}
+    ended = {name: count for name, count in summary.items() if count}
+    assert ended == {"passed": 1, "failed": 1, "error": 1, "inconclusive": 1}
 
 
 @pytest.mark.parametrize(

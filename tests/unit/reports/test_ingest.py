@@ -82,7 +82,7 @@ def test_two_runners_with_one_id(any_store: Store, tmp_path: Path) -> None:
     write(folder / "b.json", theirs)
     outcome = ingest(any_store, [folder])
     assert summary(outcome) == (1, 0, 1)
-    assert outcome.exit_code == 3
+    assert outcome.exit_code == 10
     told = str(outcome.problems[0])
     assert f"{folder}/b.json: " in told
     assert "'runner-b'" in told
