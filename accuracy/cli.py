@@ -209,7 +209,6 @@ def _baselines(chosen: Sequence[Job], store: Store, name: str | None) -> dict[st
     """Return cell to baseline for the cells that answer tasks, before anything runs."""
     if name is None:
         return {}
-    stored = store.records(kind="accuracy")
     asked = [job.cell.id for job in chosen if job.tasks]
     if not asked:
         raise MissingBaseline(
@@ -217,7 +216,26 @@ def _baselines(chosen: Sequence[Job], store: Store, name: str | None) -> dict[st
             "Their weights are random, so that there is nothing to compare item by item.",
             "Leave --baseline out, or choose a cell of a suite with tasks.",
         )
-    return {cell: records.choose(stored, cell, name, store.name) for cell in asked}
+    return {cell: _baseline_of(store, cell, name) for cell in asked}
+
+
+def _baseline_of(store: Store, cell: str, name: str, judged: Record | None = None) -> Record:
+    """Return the baseline of that name for a cell, other than the run that is judged.
+
+    What is asked for by its id may be any record, and is looked for among all of them.
+
+    Raises:
+        MissingBaseline: there is none, or the name fits several.
+    """
+    if name != records.LATEST:
+        stored = store.records(kind="accuracy")
+        others = [r for r in stored if judged is None or r.id != judged.id]
+        return records.choose(others, cell, name, store.name)
+    before = judged.started if judged else None
+    found = store.newest("accuracy", cell, "passed", before)
+    if not records.candidates(found, cell):  # the newest may have asked nothing
+        found = [r for r in store.records(cell, "accuracy") if not before or r.started < before]
+    return records.choose(sorted(found, key=lambda r: r.started), cell, name, store.name)
 
 
 def execute(job: Job, folder: Path, baseline: Record | None, options: argparse.Namespace) -> Record:
@@ -297,15 +315,11 @@ def _change(options: argparse.Namespace) -> int:
             "Give --baseline ID or --baseline latest; `python -m accuracy baseline` lists them.",
         )
     store = Store(options.store)
-    stored = store.records(kind="accuracy")
     findings = []
     for job in [job for job in jobs(options) if job.tasks]:
         cell = job.cell.id
-        newest = _judged(stored, cell, options.record, store.name)
-        earlier = [record for record in stored if record.id != newest.id]
-        if options.baseline == records.LATEST:
-            earlier = [record for record in earlier if record.started < newest.started]
-        baseline = records.choose(earlier, cell, options.baseline, store.name)
+        newest = _judged(store, cell, options.record)
+        baseline = _baseline_of(store, cell, options.baseline, newest)
         change = compared(baseline, dict(records.outcomes(newest)), job)
         _show_change(cell, newest, baseline, change)
         findings.append((cell, newest, baseline, change))
@@ -321,23 +335,25 @@ def _change(options: argparse.Namespace) -> int:
     return errors.INCONCLUSIVE if "inconclusive" in verdicts else errors.PASSED
 
 
-def _judged(stored: Sequence[Record], cell: str, name: str | None, store: str) -> Record:
+def _judged(store: Store, cell: str, name: str | None) -> Record:
     if name is not None:
-        return records.choose(stored, cell, name, store)
-    own = records.candidates(stored, cell)
+        return _baseline_of(store, cell, name)
+    own = records.candidates(store.newest("accuracy", cell), cell)
+    if not own:  # the newest may have ended before it had answers
+        own = records.candidates(store.records(cell, "accuracy"), cell)
     if not own:
         raise MissingBaseline(
-            f"{cell}: no run with answers is stored in {store}.",
+            f"{cell}: no run with answers is stored in {store.name}.",
             "It never ran, or --store names another store.",
             f"Run `python -m accuracy run '{cell}'` first.",
         )
-    return own[-1]
+    return max(own, key=lambda record: record.started)
 
 
 def _baseline(options: argparse.Namespace) -> int:
     store = Store(options.store)
-    stored = store.records(kind="accuracy")
-    found = [r for job in jobs(options) for r in records.candidates(stored, job.cell.id)]
+    cells = [job.cell.id for job in jobs(options)]
+    found = [r for cell in cells for r in records.candidates(store.records(cell, "accuracy"), cell)]
     if not found:
         raise MissingBaseline(
             f"No record in {store.name} can be a baseline of these cells.",

@@ -68,12 +68,12 @@ def select(options: argparse.Namespace, claims: matrix.Matrix, store: Store, job
     reasons: Mapping[str, str] = {cell.id: _asked(options.patterns, name) for cell in selected}
     if options.changed_from:
         selected, reasons = changed(options, claims, cells, selected)
-    records = store.records(kind="e2e")
-    estimates = plan.estimate(selected, records)
+    runs = store.runs("e2e", history.LOOKED_AT)
+    estimates = plan.estimate(selected, runs)
     wanted = find(claims, name) if name else None
     budget = Budget(options.budget, jobs) if options.budget else None
     if wanted is not None and wanted.nights is not None and not options.changed_from:
-        seen = history.seen(records, datetime.now(UTC))
+        seen = history.seen(runs, datetime.now(UTC))
         return tonight(selected, wanted, options.date, estimates, budget, seen)
     if budget is not None:
         selected = fitting(selected, estimates, budget, wanted)

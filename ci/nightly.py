@@ -26,9 +26,8 @@ from ci import environment, errors
 from ci.errors import CiError, UsageError
 from matrix.errors import CONFLICT, EXPIRED
 from reports.errors import StoreError
-from reports.record import Record
 from reports.statuses import KINDS
-from reports.store import Store
+from reports.store import Run, Store
 
 WORST_FIRST = (
     errors.GATE_FAILED,
@@ -123,7 +122,7 @@ def nightly(options: argparse.Namespace) -> int:
     started = datetime.now(UTC)
     try:
         store = Store(options.store)
-        stored = store.records()
+        stored = {kind: store.runs(kind) for kind in ("accuracy", "perf")}
     except StoreError as error:
         raise UsageError(f"--store {options.store}: {error.what}", error.why, error.fix) from error
     folder = environment.ROOT / "build" / "nightly" / f"{started:%Y%m%dT%H%M%SZ}-{os.getpid()}"
@@ -135,8 +134,15 @@ def nightly(options: argparse.Namespace) -> int:
 # ---------------------------------------------------------------------------------------- planning
 
 
-def plan(options: argparse.Namespace, stored: Sequence[Record], folder: Path) -> list[Part]:
+def plan(
+    options: argparse.Namespace, stored: Mapping[str, Sequence[Run]], folder: Path
+) -> list[Part]:
     """The parts of the night in their order.
+
+    Args:
+        options: The command line.
+        stored: Runs of accuracy and of perf, oldest first.
+        folder: Where the night's files go.
 
     Raises:
         MatrixError: the selection is unknown, or empty; or a failure is no longer to be expected.
@@ -151,11 +157,11 @@ def plan(options: argparse.Namespace, stored: Sequence[Record], folder: Path) ->
         "perf": ("perf", "compare"),
     }
     flags["e2e"] += ("--learn",)
-    if "accuracy" in options.kinds and comparable(claims, cells, stored):
+    if "accuracy" in options.kinds and comparable(claims, cells, stored["accuracy"]):
         flags["accuracy"] += ("--baseline", "latest")
     if "perf" in options.kinds:
         dirty = ("--allow-dirty",) if options.allow_dirty else ()
-        flags["perf"] += ("--base", options.base or last_commit(stored), *dirty)
+        flags["perf"] += ("--base", options.base or last_commit(stored["perf"]), *dirty)
     parts = [
         _part(
             kind,
@@ -184,7 +190,7 @@ def _given(options: argparse.Namespace, *names: str) -> tuple[str, ...]:
     return tuple(x for name in names if values[name] for x in (f"--{name}", str(values[name])))
 
 
-def comparable(claims: matrix.Matrix, cells: Sequence[str], stored: Sequence[Record]) -> bool:
+def comparable(claims: matrix.Matrix, cells: Sequence[str], stored: Sequence[Run]) -> bool:
     """Whether every selected cell that answers tasks has a run that passed, to be compared with."""
     asked = {
         cell
@@ -192,21 +198,20 @@ def comparable(claims: matrix.Matrix, cells: Sequence[str], stored: Sequence[Rec
         for cell in cells
         if suite.tasks and any(fnmatchcase(cell, pattern) for pattern in suite.cells)
     }
-    passed = {r.cell for r in stored if r.kind == "accuracy" and r.verdict == "passed"}
+    passed = {run.cell for run in stored if run.verdict == "passed"}
     return bool(asked) and asked <= passed
 
 
-def last_commit(stored: Sequence[Record]) -> str:
+def last_commit(stored: Sequence[Run]) -> str:
     """The commit whose performance was judged last, or the one before the current.
 
     Raises:
         UsageError: there is neither.
     """
     head = _commit("HEAD")
-    for record in reversed(stored):
-        commit = record.versions.commit
-        if record.kind == "perf" and commit and commit != head and _commit(commit):
-            return commit
+    for run in reversed(stored):
+        if run.commit and run.commit != head and _commit(run.commit):
+            return run.commit
     before = _commit("HEAD~1")
     if before is None:
         raise UsageError(

@@ -252,14 +252,15 @@ def _write(text: str, out: Path | None) -> None:
 
 
 def _comment(options: argparse.Namespace) -> int:
-    stored = Store(options.store).records()
-    shown = of_run(options.file) if options.file else stored
-    if options.since:
-        shown = [record for record in stored if record.started >= options.since]
-    told = {record.id for record in shown}
+    store = Store(options.store)
+    if options.file:
+        shown = of_run(options.file)
+    else:
+        shown = store.records(since=options.since) if options.since else store.newest()
     first = min((record.started for record in shown), default=None)
-    # Without a choice all records are shown, and nothing is before them.
-    before = [r for r in stored if first and r.started < first and r.id not in told]
+    # Without a choice the newest of all are shown, and nothing is before them.
+    chosen = options.file or options.since
+    before = store.newest(before=first) if first and chosen else []
     failures = owned(matrix.load(), [record.cell for record in shown])
     text = comment.render(shown, comment.newest(before), site=options.site, expected=failures)
     _write(text, options.out)

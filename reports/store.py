@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from reports import documents, migrate, schema, spool
 from reports.errors import ConflictError, SchemaError, StoreError
-from reports.record import Kind, Record, parse
+from reports.record import Kind, Record, Verdict, parse
 
 DEFAULT_URL = "sqlite:///results/records.sqlite"
 ENVIRONMENT = "ASCEND_MATRIX_STORE"
@@ -92,6 +93,25 @@ class Stored:
     received: datetime | None
     ahead: bool
     whole: bool
+
+
+@dataclass(frozen=True)
+class Run:
+    """What planning asks of a record; thousands are read at once.
+
+    Attributes:
+        cell: the cell's id.
+        verdict: how it ended.
+        started: when, in UTC.
+        seconds: how long it took.
+        commit: of the checkout that ran, where it is known.
+    """
+
+    cell: str
+    verdict: Verdict
+    started: datetime
+    seconds: float
+    commit: str | None = None
 
 
 class Store:
@@ -310,10 +330,22 @@ class Store:
             query = query.where(table.c.started >= since)
         yield from self._all(query)
 
-    def newest(self, kind: Kind | None = None) -> list[Record]:
+    def newest(
+        self,
+        kind: Kind | None = None,
+        cell: str | None = None,
+        verdict: Verdict | None = None,
+        before: datetime | None = None,
+    ) -> list[Record]:
         """Return the newest record of each cell, kind and evidence, by cell.
 
         One whose clock was ahead when it was stored is never among them.
+
+        Args:
+            kind: only of this kind.
+            cell: only of this cell.
+            verdict: the newest of those that ended so.
+            before: the newest of those that started earlier.
 
         Raises:
             StoreError: the store cannot be read.
@@ -325,11 +357,40 @@ class Store:
             order_by=(table.c.started.desc(), table.c.number.desc()),
         )
         placed = sa.select(table.c.number, place.label("place")).where(~table.c.ahead)
-        if kind is not None:
-            placed = placed.where(table.c.kind == kind)
+        asked = {table.c.kind: kind, table.c.cell: cell, table.c.verdict: verdict}
+        placed = placed.where(*(c == value for c, value in asked.items() if value is not None))
+        if before is not None:
+            placed = placed.where(table.c.started < before)
         first = placed.subquery()
         query = _query().join(first, first.c.number == table.c.number).where(first.c.place == 1)
         return [stored.record for stored in self._all(query.order_by(table.c.cell, table.c.number))]
+
+    def runs(self, kind: Kind, each: int | None = None) -> list[Run]:
+        """Return when and how cells ran, oldest first, without the documents' bulk.
+
+        One whose clock was ahead when it was stored is never among them.
+
+        Args:
+            kind: of this kind.
+            each: no more than so many of each cell, the newest.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        table = schema.records
+        newest = (table.c.started.desc(), table.c.number.desc())
+        place = sa.func.row_number().over(partition_by=table.c.cell, order_by=newest)
+        placed = sa.select(table.c.number, place.label("place"))
+        first = placed.where(~table.c.ahead, table.c.kind == kind).subquery()
+        query = sa.select(table.c.cell, table.c.verdict, table.c.started, table.c.document)
+        query = query.join(first, first.c.number == table.c.number)
+        if each is not None:
+            query = query.where(first.c.place <= each)
+        with self._reading() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(query.order_by(table.c.started, table.c.number))
+            return [_run(row) for row in rows]
 
     def _all(self, query: sa.Select[Any]) -> Iterator[Stored]:
         with self._reading() as connection:
@@ -523,6 +584,12 @@ def _insert_postgresql(
 def _key(table: sa.Table) -> sa.Column[Any]:
     """Return the column that names the record."""
     return table.c.id if "id" in table.c else table.c.record
+
+
+def _run(row: Any) -> Run:
+    told = json.loads(row.document)
+    commit = told["versions"].get("commit")
+    return Run(row.cell, row.verdict, row.started, float(told["seconds"]), commit)
 
 
 def _query() -> sa.Select[Any]:

@@ -260,7 +260,8 @@ def _results(github: GitHub, run: Mapping[str, Any], store: Store) -> str:
         found = artifacts.Found(())
     for problem in found.problems:
         print(f"error: {problem}", file=sys.stderr)
-    earlier = [record for record in store.records() if record.run_url != run["html_url"]]
+    first = min((record.started for record in found.records), default=None)
+    earlier = store.newest(before=first) if first else []
     failures = owned(matrix.load(), [record.cell for record in found.records])
     return comments.of_run(run, found.records, len(found.problems), earlier, failures)
 

@@ -147,7 +147,7 @@ def test_tables_go_to_files(tmp_path: Path) -> None:
 
 def commands(*arguments: str, stored: tuple[Any, ...] = ()) -> dict[str, str]:
     options = cli.parse(["nightly", *arguments])
-    parts = nightly.plan(options, stored, Path("/night"))
+    parts = nightly.plan(options, {"accuracy": stored, "perf": ()}, Path("/night"))
     return {part.name: " ".join(part.command[1:]) for part in parts}
 
 
@@ -180,11 +180,17 @@ def test_kinds_that_are_left_out() -> None:
     assert list(commands("--kinds", "accuracy"))[:2] == ["accuracy", "ingest"]
 
 
-def test_performance_is_compared_with_what_was_judged_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_performance_is_compared_with_what_was_judged_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(nightly, "_commit", {"HEAD": "c" * 40, "a" * 40: "a" * 40}.get)
     judged = {**record().versions.model_dump(), "commit": "a" * 40}
     lost = {**judged, "commit": "b" * 40}
-    stored = [record(kind="perf", versions=judged), record(kind="perf", versions=lost), record()]
+    store = Store(f"sqlite:///{tmp_path}/r.sqlite")
+    for number, versions in enumerate((judged, lost)):
+        store.add(record(kind="perf", versions=versions, started=f"2026-11-0{number + 1}T00:00:00Z"))
+    store.add(record())
+    stored = store.runs("perf")
     assert nightly.last_commit(stored) == "a" * 40
     with pytest.raises(nightly.UsageError, match="no commit to compare performance with"):
         nightly.last_commit([])

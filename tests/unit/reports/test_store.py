@@ -64,6 +64,32 @@ def test_newest_is_of_each_cell_kind_and_evidence(any_store: Store) -> None:
     assert any_store.newest(kind="accuracy") == [kept[0]]
 
 
+def test_newest_of_those_that_ended_so_or_started_before(any_store: Store) -> None:
+    days = [f"2026-11-0{day}T00:00:00Z" for day in (1, 2, 3)]
+    passed, failed = record(started=days[0]), record(started=days[1], verdict="failed")
+    last = record(started=days[2])
+    other = record("qwen3/lora/cann-9.1.0/a2", started=days[0])
+    for one in (last, passed, failed, other):
+        any_store.add(one)
+    assert any_store.newest(cell=CELL) == [last]
+    assert any_store.newest(cell=CELL, verdict="failed") == [failed]
+    assert any_store.newest("e2e", CELL, "passed", last.started) == [passed]
+    assert any_store.newest(before=passed.started) == []
+
+
+def test_runs_are_the_newest_few_of_each_cell(any_store: Store) -> None:
+    assert any_store.runs("e2e") == []
+    made = [record(started=f"2026-11-0{day}T00:00:00Z") for day in (3, 1, 2)]
+    ahead = record(started=(datetime.now(UTC) + timedelta(days=2)).isoformat())
+    for one in (*made, record(kind="perf"), ahead):
+        any_store.add(one)
+    runs = any_store.runs("e2e")
+    assert [run.started.day for run in runs] == [1, 2, 3]
+    assert {(r.cell, r.verdict, r.seconds) for r in runs} == {(CELL, "passed", made[0].seconds)}
+    assert runs[0].commit == made[0].versions.commit
+    assert [run.started.day for run in any_store.runs("e2e", 2)] == [2, 3]
+
+
 def test_of_two_that_started_together_the_later_stored_is_newest(any_store: Store) -> None:
     first, second = record(), record(verdict="failed")
     any_store.add(first)
