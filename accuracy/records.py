@@ -11,6 +11,7 @@ from typing import Any
 from accuracy.errors import MissingBaseline
 from accuracy.gates import Change, Outcomes, Port, interval
 from matrix import Cell
+from reports import places
 from reports.provenance import failure, versions
 from reports.record import Chip, Metric, Record, Verdict
 
@@ -92,7 +93,7 @@ def _record(
         runner="simulated",
         started=started,
         seconds=seconds,
-        artifacts=(str(log),),
+        artifacts=(places.relative(log),),
         **parts,
     )
 

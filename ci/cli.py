@@ -36,7 +36,7 @@ from ci.plan import Job, Plan
 from ci.runners import CellError, Result, Runner
 from ci.runners.simulated import Settings, Simulated
 from matrix import MatrixError
-from reports import outcome
+from reports import outcome, places
 from reports.errors import ReportsError, StoreError
 from reports.record import Record
 from reports.store import Store
@@ -345,7 +345,7 @@ def execute(
     with display.Display(console, chosen, found.expected) as shown:
         shown.note(
             f"{len(chosen.jobs)} cells on simulated NPUs, {jobs} at a time, about "
-            f"{environment.duration(chosen.makespan(jobs))}; logs in {folder}"
+            f"{environment.duration(chosen.makespan(jobs))}; logs in {places.relative(folder)}"
         )
         recorder = Recorder(shown, store, runner)
         models = [job.cell.model.name for job in chosen.jobs]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from ci.runners import Result, Runner
+from reports import places
 from reports.provenance import failure, versions
 from reports.record import Chip, Kind, Metric, Record
 
@@ -39,7 +40,7 @@ def make(result: Result, runner: Runner, kind: Kind = "e2e") -> Record:
         samples=tuple(result.samples),
         error=None if error is None else failure(error.kind, error.message, error.log_tail),
         run_url=run_url(),
-        artifacts=() if result.log is None else (str(result.log),),
+        artifacts=() if result.log is None else (places.relative(result.log),),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from matrix import Cell
 from perf.trees import Tree
 from perf.verdicts import PHASES, Finding, flatten, overall
-from reports import provenance
+from reports import places, provenance
 from reports.record import Chip, Metric, Record, Versions
 
 
@@ -57,7 +57,7 @@ def make(
         },
         samples=tuple(sample for f in findings for sample in samples(f)),
         error=provenance.failure("GateFailed", "\n".join(reasons)) if reasons else None,
-        artifacts=tuple(logs),
+        artifacts=tuple(map(places.relative, logs)),
     )
 
 
@@ -82,7 +82,7 @@ def make_error(
         seconds=seconds,
         proof={"base": side(trees[0]), "head": side(trees[1])},
         error=provenance.failure(type(error).__name__, str(error)),
-        artifacts=tuple(logs),
+        artifacts=tuple(map(places.relative, logs)),
     )
 
 

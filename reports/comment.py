@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from reports import measures, outcome
 from reports.outcome import Conclusion, Expected, concluded, entry_of
+from reports.places import published
 from reports.record import Kind, Record
 from reports.statuses import KINDS, SYMBOLS
 
@@ -191,11 +192,12 @@ def _why(record: Record, expected: Expected) -> str:
     entry = entry_of(record, expected)
     if entry is not None and record.verdict == "passed":
         return code(outcome.surplus(entry))
-    if record.error is None:
+    error = published(record).error
+    if error is None:
         return _measured(record)
-    first = (record.error.message.strip().splitlines() or [""])[0]
+    first = (error.message.strip().splitlines() or [""])[0]
     owner = f"{entry.owner} until {entry.expires}; " if entry else ""
-    return code(f"{owner}{record.error.class_}: {first}")
+    return code(f"{owner}{error.class_}: {first}")
 
 
 def _passed_row(record: Record, site: str | None) -> str:

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from reports.places import ROOT, without
 from reports.record import Failure, Versions
 
 DISTRIBUTIONS = {
@@ -20,9 +21,6 @@ DISTRIBUTIONS = {
     "cannsim": "cannsim",
 }
 """The record's name for a component, and the distribution that tells its version."""
-
-ROOT = Path(__file__).resolve().parent.parent
-"""The repository that this code belongs to."""
 
 
 def versions(cann: str, *, simulated: bool, root: Path = ROOT) -> Versions:
@@ -74,4 +72,5 @@ def _git(root: Path, *arguments: str) -> str:
 
 def failure(kind: str, message: str, log_tail: str = "") -> Failure:
     """Return the part of a record that says why a run did not pass."""
-    return Failure.model_validate({"class": kind, "message": message, "log_tail": log_tail})
+    told = {"class": kind, "message": without(message), "log_tail": without(log_tail)}
+    return Failure.model_validate(told)

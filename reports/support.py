@@ -12,6 +12,7 @@ from typing import Any
 
 from matrix import CannVersion, Cell, Feature, Hardware, Matrix, Model, everything
 from reports.expected import with_expected
+from reports.places import published
 from reports.record import Kind, Record
 from reports.statuses import KINDS, SYMBOLS, Policy, Status, statuses
 from reports.store import Store
@@ -221,7 +222,7 @@ def _cell(status: Status, support: Support) -> dict[str, Any]:
         "state": status.state,
         "reason": status.reason,
         "evidence": status.evidence,
-        "record": status.record.document() if status.record else None,
+        "record": published(status.record).document() if status.record else None,
         "kinds": {
             kind: {
                 "state": mark.state,

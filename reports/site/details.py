@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from reports import measures
+from reports.places import published
 from reports.record import Kind, Record
 from reports.site import text
 from reports.statuses import KINDS, Status
@@ -77,6 +78,7 @@ def _cell(support: Support, cell_id: str) -> dict[str, Any]:
 
 def of_record(record: Record) -> dict[str, Any]:
     """Return what is shown of one record, cleaned and cut."""
+    record = published(record)
     found: dict[str, Any] = {
         "id": record.id,
         "verdict": record.verdict,

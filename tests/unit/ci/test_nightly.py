@@ -188,7 +188,8 @@ def test_performance_is_compared_with_what_was_judged_last(
     lost = {**judged, "commit": "b" * 40}
     store = Store(f"sqlite:///{tmp_path}/r.sqlite")
     for number, versions in enumerate((judged, lost)):
-        store.add(record(kind="perf", versions=versions, started=f"2026-11-0{number + 1}T00:00:00Z"))
+        started = f"2026-11-0{number + 1}T00:00:00Z"
+        store.add(record(kind="perf", versions=versions, started=started))
     store.add(record())
     stored = store.runs("perf")
     assert nightly.last_commit(stored) == "a" * 40
