@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -15,6 +15,7 @@ import matrix
 from matrix.expecting import owned
 from reports import comment, ingest, markdown, quantised, spool, store_cli
 from reports.errors import RecordError, ReportsError, StoreError
+from reports.grouping import AXES, grouped
 from reports.record import Record, parse
 from reports.statuses import KINDS, Status
 from reports.store import Store
@@ -50,6 +51,14 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--cell", action="append", default=[], metavar="PATTERN")
     status.add_argument("--all", action="store_true", help="unsupported cells too")
     status.add_argument("--counts", action="store_true", help="how many cells are in each state")
+    status.add_argument(
+        "--by",
+        action="append",
+        default=[],
+        choices=AXES,
+        metavar="AXIS",
+        help=f"counts of supported cells for each {', '.join(AXES)}; may be repeated",
+    )
     status.add_argument("--json", action="store_true", help="as JSON")
     status.set_defaults(run=_status)
 
@@ -131,7 +140,7 @@ def _derive(options: argparse.Namespace) -> Support:
 
 def _status(options: argparse.Namespace) -> int:
     support = _derive(options)
-    if options.counts:
+    if options.counts and not options.by:
         _print_counts(support, as_json=options.json)
         return 0
     if options.cell:
@@ -146,7 +155,9 @@ def _status(options: argparse.Namespace) -> int:
             else options.all or status.state != "unsupported"
         )
     ]
-    if options.json:
+    if options.by:
+        _print_groups(options.by, grouped(support.cells, chosen, options.by), options.json)
+    elif options.json:
         ids = {status.cell for status in chosen}
         document = as_json(support)
         document["cells"] = [cell for cell in document["cells"] if cell["id"] in ids]
@@ -168,6 +179,20 @@ def _print_counts(support: Support, *, as_json: bool) -> None:
         print("\t".join([kind, *map(str, found.values())]))
 
 
+def _print_groups(
+    axes: Sequence[str], groups: Mapping[tuple[str, ...], Mapping[str, int]], as_json: bool
+) -> None:
+    """Print a row for each group: how many cells are supported, and are in each state."""
+    if as_json:
+        rows = [{**dict(zip(axes, group, strict=True)), **n} for group, n in groups.items()]
+        print(json.dumps(rows, indent=2))
+        return
+    head = next(iter(groups.values()), {})
+    names = [name.replace("-", " ") for name in head]
+    shown = [(*group, *map(str, numbers.values())) for group, numbers in groups.items()]
+    _print_table((*axes, *names), shown, titled=True)
+
+
 def _print_statuses(chosen: Sequence[Status]) -> None:
     rows = [
         (
@@ -179,15 +204,22 @@ def _print_statuses(chosen: Sequence[Status]) -> None:
         )
         for status in chosen
     ]
+    _print_table(("cell", "status", "evidence", "newest run", "reason"), rows)
+
+
+def _print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, titled: bool = False
+) -> None:
+    """Print rows: for programs with a tab between values, and the columns' names where `titled`."""
     if not sys.stdout.isatty():
-        for row in rows:
+        for row in ([columns] if titled else []) + list(rows):
             print("\t".join(row).rstrip())
         return
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("cell", "status", "evidence", "newest run", "reason"):
+    for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)

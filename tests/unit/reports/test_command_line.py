@@ -47,6 +47,23 @@ def test_counts_of_every_kind(run: Run, url: str) -> None:
     assert json.loads(run("status", "--store", url, "--counts", "--json")[1])["perf"]["passed"] == 0
 
 
+def test_counts_by_feature_and_hardware(run: Run, url: str) -> None:
+    Store(url).add(record(started=datetime.now(UTC).isoformat()))
+    command = ("status", "--store", url, "--by", "feature", "--by", "hardware")
+    code, out, _ = run(*command, "--cell", "qwen3/*/cann-9.1.0/*")
+    header, *rows = [line.split("\t") for line in out.splitlines()]
+    assert code == 0
+    assert header[:4] == ["feature", "hardware", "supported", "passed"]
+    counts = {(feature, on): list(map(int, found)) for feature, on, *found in rows}
+    assert counts["base", "a2"][:2] == [1, 1]
+    assert counts["base", "a3"][:2] == [1, 0]
+    assert ("bfloat16", "300i-duo") not in counts  # a rule takes it away
+    assert all(supported == sum(states) for supported, *states in counts.values())
+    listed = json.loads(run(*command, "--json")[1])
+    ours = next(row for row in listed if (row["feature"], row["hardware"]) == ("base", "a2"))
+    assert ours["supported"] == ours["passed"] + ours["never-run"] > 100
+
+
 def test_status_as_json(run: Run, url: str) -> None:
     _, out, _ = run("status", "--store", url, "--cell", CELL, "--json")
     assert [cell["state"] for cell in json.loads(out)["cells"]] == ["never-run"]
