@@ -1,5 +1,6 @@
 """Configures Sphinx: MyST pages, the furo theme, nothing loaded from other hosts."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {"top_of_page_buttons": []}
 # What other pages include is no page.
-exclude_patterns = ["_build", "counts.md"]
+exclude_patterns = ["_build", "counts.md", "registry.md"]
 
 _SIMULATOR_PAGES = ("chips", "versions", "operators")
 
@@ -51,6 +52,17 @@ def _write_simulator_pages(app: Sphinx) -> None:
         (folder / f"{name}.md").write_text(f"# Simulator: {name}\n\n{note}\n")
 
 
+def _write_registry(app: Sphinx) -> None:
+    """Writes what the plugin puts in vLLM's place, which a page includes, out of its registries."""
+    here, into = Path(__file__).parent, Path(app.srcdir) / "registry.md"
+    # The registries import torch, which would load torch-npu, which needs CANN.
+    variables = {**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    command = [sys.executable, str(here / "plugin_reference.py"), str(into)]
+    if subprocess.run(command, env=variables, check=False).returncode != 0:
+        into.write_text("The plugin was not installed where this page was built.\n")
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx when it loads this file."""
     app.connect("builder-inited", _write_simulator_pages)
+    app.connect("builder-inited", _write_registry)

@@ -329,6 +329,17 @@ def test_every_page_says_that_evidence_is_simulated(built: Path) -> None:
     assert "Nothing here has run on a real NPU" in (built / "support.html").read_text()
 
 
+def test_the_prose_lists_what_the_plugin_puts_in_vllms_place(built: Path) -> None:
+    told = (built / "plugin.html").read_text()
+    size = r"has ([\d,]+) lines of Python in \d+ modules, (\d+) registered overrides and (\d+) "
+    lines, overrides, replaced = re.search(size, told).groups()
+    assert int(lines.replace(",", "")) > 5000
+    rows = re.findall(r"<tr class=\"row-\w+\"><td>.*?</tr>", told, re.DOTALL)
+    assert len(rows) == int(overrides) + int(replaced)
+    for target in ("vllm.ir.ops.rms_norm", "torch.cuda.Stream"):
+        assert any(target in re.sub(r"<[^>]*>", "", row) for row in rows), target
+
+
 def test_front_has_the_counts(support: Support, built: Path) -> None:
     front = " ".join(re.sub(r"<[^>]*>", " ", (built / "index.html").read_text()).split())
     kinds = [support.numbers(kind) for kind in KINDS]
