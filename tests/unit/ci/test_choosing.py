@@ -95,3 +95,18 @@ def test_what_must_run_is_in_every_budget_of_the_selection(tmp_path: object) -> 
     chosen = choosing.choose(cli.parse(["e2e", "--select", "pr", "--budget", "3"]), store, 1)
     claims = matrix.load()
     assert matrix.required(claims.selections["pr"], chosen.cells[0])
+
+
+def test_seven_nights_choose_every_supported_cell_pairs_among_them(tmp_path: object) -> None:
+    store = Store(f"sqlite:///{tmp_path}/records.sqlite")
+    claims = matrix.load()
+    found: set[str] = set()
+    for number in range(7):
+        day = str(date(2026, 11, 21) + timedelta(days=number))
+        options = cli.parse(["e2e", "--select", "nightly", "--date", day])
+        night = [cell.id for cell in choosing.select(options, claims, store, 1).cells]
+        assert len(set(night)) == len(night)
+        found |= set(night)
+    supported = [cell.id for cell in matrix.everything(claims) if cell.unsupported is None]
+    assert any("+" in id_ for id_ in supported)
+    assert found == set(supported)
