@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch_npu
 from cannsim import counters
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,6 +92,20 @@ def test_goes_by_its_type(name: str) -> None:
     torch.npu.synchronize()
     launched = counters.snapshot()["launches"]
     assert any(each.startswith(name) for each in launched), sorted(launched)
+
+
+@pytest.mark.parametrize("width", [64, 128])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
+def test_rotation_by_halves(width: int, dtype: torch.dtype) -> None:
+    """As the 310P has it, in the widths of heads that torch-npu sends there as one operator."""
+    x, angle = fill((1, 3, 2, width), dtype, "any", 1), fill((1, 3, 1, width), dtype, "unit", 2)
+    cos, sin = angle.float().cos().to(dtype), angle.float().sin().to(dtype)
+    first, second = x.float().chunk(2, -1)
+    expected = x.float() * cos.float() + torch.cat([-second, first], -1) * sin.float()
+    counters.reset()
+    got = torch_npu.npu_rotary_mul(x.npu(), cos.npu(), sin.npu(), "half")
+    assert_same(got, expected.to(dtype))
+    assert any(each.startswith("RotaryMul") for each in counters.snapshot()["launches"])
 
 
 def test_outputs_of_unknown_length_may_be_empty() -> None:

@@ -167,6 +167,15 @@ LEGACY(BatchMatMul) { product(call, "adj_x1", "adj_x2"); }
 LEGACY(BatchMatMulV2) { product(call, "adj_x1", "adj_x2"); }
 LEGACY(Dot) { call.set(0, at::dot(call.in(0), call.in(1))); }
 
+// x by cosines, and x with its halves exchanged, the new first one negative, by sines: rotary position
+// embedding on the 310P.
+LEGACY(RotaryMul) {
+  const Tensor x = call.in(0).to(at::kFloat);
+  const auto halves = x.chunk(2, -1);
+  const Tensor turned = at::cat({-halves[1], halves[0]}, -1);
+  call.set(0, x * call.in(1).to(at::kFloat) + turned * call.in(2).to(at::kFloat));
+}
+
 // ---- convolutions ---------------------------------------------------------------------------------
 
 // In NCHW, as torch-npu has them: an entry for each dimension, and pads one for each side.
