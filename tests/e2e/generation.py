@@ -105,7 +105,7 @@ def sliding_window(ctx: CellContext) -> Outcome:
     reference = Reference(ctx.checkpoint)
     asked = prompts.long_prompts(reference.tokenizer, int(ctx.parameter("prompts", 4)), size)
     expected = reference.greedy(asked, length)
-    wide = Reference(_without_window(ctx.checkpoint, ctx.workdir / "wide", 4 * size))
+    wide = Reference(without_window(ctx.checkpoint, ctx.workdir / "wide", 4 * size))
     others = [scored.continuation for scored in wide.greedy(asked, length)]
     with start(ctx) as engine:
         run = engine.generate(asked, greedy(length))
@@ -123,7 +123,7 @@ def sinks(ctx: CellContext) -> Outcome:
     reference = Reference(ctx.checkpoint)
     expected = reference.decisive(int(ctx.parameter("prompts", 4)), length)
     asked = [e.prompt for e in expected]
-    without = Reference(_without_sinks(ctx.checkpoint, ctx.workdir / "without"))
+    without = Reference(without_sinks(ctx.checkpoint, ctx.workdir / "without"))
     others = [scored.continuation for scored in without.greedy(asked, length)]
     with start(ctx) as engine:
         run = engine.generate(asked, greedy(length))
@@ -564,7 +564,7 @@ def compared(
     )
 
 
-def _without_window(checkpoint: Path, folder: Path, window: int) -> Path:
+def without_window(checkpoint: Path, folder: Path, window: int) -> Path:
     """The same checkpoint with a window that holds everything."""
     shutil.copytree(checkpoint, folder)
     path = folder / "config.json"
@@ -619,7 +619,7 @@ def _require_same_tokenizer(engine: Engine, reference: Reference) -> None:
         raise GateFailed("the engine's tokenizer gives other tokens than the reference's")
 
 
-def _without_sinks(checkpoint: Path, folder: Path) -> Path:
+def without_sinks(checkpoint: Path, folder: Path) -> Path:
     """The same checkpoint with sinks that take nothing."""
     from safetensors.torch import load_file, save_file
 

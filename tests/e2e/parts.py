@@ -7,7 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from tests.e2e import adapters, compare, drafters, prompts, quantised, sampling
+from tests.e2e import (
+    adapters,
+    compare,
+    device,
+    drafters,
+    generation,
+    prompts,
+    quantised,
+    sampling,
+)
 from tests.e2e.context import require
 from tests.e2e.engine import Engine, Run
 from tests.e2e.reference import Reference
@@ -501,6 +510,82 @@ class Ngram(Speculation):
         return {"method": "ngram", "prompt_lookup_max": 3, "prompt_lookup_min": 1}
 
 
+class Suffix(Ngram):
+    """Drafts are what a tree of suffixes says, of earlier answers too."""
+
+    def _method(self) -> dict[str, Any]:
+        return {"method": "suffix"}
+
+    def prove(self) -> dict[str, Any]:
+        method = self.engine.config.speculative_config.method
+        require(method == "suffix", f"drafts are made by {method}")
+        first = self.shared.added["accepted"]
+        _, added = self.shared.asking()
+        again = added["accepted"]
+        require(
+            again > first,
+            f"{first:.0f} drafted tokens were accepted at first, {again:.0f} when the same was "
+            "asked again: earlier answers were not drafted from",
+        )
+        return super().prove() | {"method": method, "accepted_when_asked_again": again}
+
+
+class SlidingWindow(Part):
+    """Some layers see the last tokens only, and prompts are longer than these."""
+
+    def prepare(self) -> None:
+        shared = self.shared
+        if min(len(prompt) for prompt in shared.asked) < LONG:
+            tokenizer = shared.reference.tokenizer
+            shared.asked = prompts.long_prompts(tokenizer, len(shared.asked), LONG)
+
+    def prove(self) -> dict[str, Any]:
+        window = int(self.engine.config.model_config.hf_text_config.sliding_window)
+        shortest = min(len(prompt) for prompt in self.shared.asked)
+        require(window < shortest, f"the window of {window} tokens holds a prompt of {shortest}")
+        groups = self.engine.core.scheduler.kv_cache_config.kv_cache_groups
+        kinds = sorted(type(group.kv_cache_spec).__name__ for group in groups)
+        return {"window": window, "shortest_prompt": shortest, "cache_groups": kinds}
+
+    def judged(self) -> dict[str, Any]:
+        shared = self.shared
+        size = 4 * max(len(prompt) for prompt in shared.asked)
+        folder = generation.without_window(shared.folder, shared.ctx.workdir / "wide", size)
+        return {"logprobs_moved_by_the_window": moved(shared, Reference(folder))}
+
+
+class Sinks(Part):
+    """A learnt logit of each head takes its share of attention."""
+
+    def prove(self) -> dict[str, Any]:
+        work = self.shared.run.work
+        if work is None:
+            return {}
+        count = sum(work.launches.get(f"{device.ATTENTION}{v}", 0) for v in ("V4", "V5"))
+        require(count > 0, "no attention was launched that takes sinks")
+        return {"launches_with_sinks": count}
+
+    def judged(self) -> dict[str, Any]:
+        shared = self.shared
+        folder = generation.without_sinks(shared.folder, shared.ctx.workdir / "without")
+        return {"logprobs_moved_by_sinks": moved(shared, Reference(folder))}
+
+
+def moved(shared: Shared, other: Reference) -> float:
+    """Return by how much logprobs after the prompts of the base model differ from another's.
+
+    Raises:
+        GateFailed: by no more than the dtype's rounding may: that what the other one lacks was on
+            would not show.
+    """
+    base = [prompt for i, prompt in enumerate(shared.asked) if shared.adapters[i] is None]
+    rows = [(shared.reference.rows(prompt)[-1], other.rows(prompt)[-1]) for prompt in base]
+    least = min(float((ours - theirs).abs().mean()) for ours, theirs in rows)
+    allowed = compare.LOGPROB_TOLERANCE[shared.ctx.dtype]
+    require(least > allowed, f"logprobs differ by {least:.4f} nats only; {allowed} is rounding")
+    return least
+
+
 def decode_steps(run: Run, engine: Engine) -> int:
     """In how many steps each request got tokens, summed; steps that only read a prompt are none."""
     steps = 0
@@ -519,6 +604,8 @@ PARTS: Mapping[str, type[Part]] = {
     "async-scheduling": AsyncScheduling,
     "prefix-caching": PrefixCaching,
     "chunked-prefill": ChunkedPrefill,
+    "sliding-window": SlidingWindow,
+    "attention-sinks": Sinks,
     "sampling-controls": SamplingControls,
     **dict.fromkeys(GUIDED, GuidedDecoding),
     "logprobs": Logprobs,
@@ -526,6 +613,7 @@ PARTS: Mapping[str, type[Part]] = {
     "best-of-n": BestOfN,
     "beam-search": BeamSearch,
     "ngram-speculation": Ngram,
+    "suffix-speculation": Suffix,
     **dict.fromkeys(MODELS, Speculation),
     "sleep-mode": SleepMode,
 }

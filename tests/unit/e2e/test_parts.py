@@ -6,11 +6,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from tests.e2e import device
 from tests.e2e.combined import _ordered
 from tests.e2e.context import GateFailed
 from tests.e2e.engine import Run, Step
-from tests.e2e.parts import PARTS, AsyncScheduling, ChunkedPrefill, Part, Speculation, decode_steps
+from tests.e2e.parts import (
+    PARTS,
+    AsyncScheduling,
+    ChunkedPrefill,
+    Part,
+    Sinks,
+    SlidingWindow,
+    Speculation,
+    Suffix,
+    decode_steps,
+    moved,
+)
 
 
 def run(*steps: dict[str, int], overlapping: bool = False) -> Run:
@@ -89,3 +102,60 @@ def test_a_feature_without_a_part_is_told_with_those_that_have_one() -> None:
         _ordered([{"name": "tool-calls"}, {"name": "lora"}])
     names = [name for name, _ in _ordered([{"name": "sleep-mode"}, {"name": "lora"}])]
     assert names == [name for name in PARTS if name in names]
+
+
+def drafting(method: str) -> Any:
+    return SimpleNamespace(
+        config=SimpleNamespace(speculative_config=SimpleNamespace(method=method))
+    )
+
+
+def test_drafts_of_another_method_are_none_of_this() -> None:
+    with pytest.raises(GateFailed, match="drafts are made by ngram"):
+        part(Suffix, "suffix-speculation", engine=drafting("ngram")).prove()
+
+
+def test_a_tree_that_learns_nothing_of_answers_is_no_suffix_decoding() -> None:
+    shared = {"added": {"accepted": 5.0}, "asking": lambda: (None, {"accepted": 5.0})}
+    with pytest.raises(GateFailed, match="earlier answers were not drafted from"):
+        part(Suffix, "suffix-speculation", engine=drafting("suffix"), **shared).prove()
+
+
+def test_a_window_that_holds_a_prompt_shows_nothing() -> None:
+    def windowed(size: int) -> Any:
+        text = SimpleNamespace(sliding_window=size)
+        config = SimpleNamespace(model_config=SimpleNamespace(hf_text_config=text))
+        scheduler = SimpleNamespace(kv_cache_config=SimpleNamespace(kv_cache_groups=[]))
+        return SimpleNamespace(config=config, core=SimpleNamespace(scheduler=scheduler))
+
+    shared = {"asked": [[1] * 40, [1] * 50]}
+    with pytest.raises(GateFailed, match="holds a prompt of 40"):
+        part(SlidingWindow, "sliding-window", engine=windowed(40), **shared).prove()
+    proof = part(SlidingWindow, "sliding-window", engine=windowed(32), **shared).prove()
+    assert (proof["window"], proof["shortest_prompt"]) == (32, 40)
+
+
+@pytest.mark.parametrize("version", ["V3", "V4"])
+def test_sinks_need_the_attention_that_takes_them(version: str) -> None:
+    work = SimpleNamespace(launches={f"{device.ATTENTION}{version}": 6})
+    sinks = part(Sinks, "attention-sinks", run=SimpleNamespace(work=work))
+    if version == "V4":
+        assert sinks.prove() == {"launches_with_sinks": 6}
+    else:
+        with pytest.raises(GateFailed, match="no attention was launched that takes sinks"):
+            sinks.prove()
+
+
+def test_a_model_that_says_the_same_without_shows_nothing() -> None:
+    def says(*row: float) -> Any:
+        return SimpleNamespace(rows=lambda _: torch.tensor([row]))
+
+    shared: Any = SimpleNamespace(
+        asked=[[1], [2]],
+        adapters=[None, object()],
+        reference=says(-1.0, -2.0),
+        ctx=SimpleNamespace(dtype="float32"),
+    )
+    with pytest.raises(GateFailed, match=r"differ by 0\.0000 nats only"):
+        moved(shared, says(-1.0, -2.0))
+    assert moved(shared, says(-2.0, -1.0)) == pytest.approx(1.0)

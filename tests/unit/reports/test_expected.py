@@ -12,6 +12,7 @@ from matrix.schema import ExpectedFailure
 from reports import comment, outcome
 from reports.expected import judge
 from reports.record import Verdict
+from reports.site import index
 from reports.statuses import Status
 from tests.unit.matrix.conftest import Data, data  # noqa: F401
 from tests.unit.reports.conftest import CELL, NOW, record
@@ -42,6 +43,7 @@ def test_a_failure_that_is_expected_says_whose_it_is_and_until_when() -> None:
     found = judge(failed(), ENTRY, NOW)
     assert found.state == "expected-failure"
     assert found.label == "⚑ expected failure"
+    assert index.letter(found) == "x"
     assert "expected by somebody until 2026-11-22" in found.reason
     assert "token 7" in found.reason
 
