@@ -30,6 +30,8 @@ MEANINGS = {
 }
 """What the rows of each kind are, in the order of the page."""
 
+HEAD = ("vLLM's", "here", "launches", "modules")
+
 
 def page() -> str:
     """The page: size, then a table of rows for each kind, then the attributes that are replaced."""
@@ -40,7 +42,7 @@ def page() -> str:
     rows = sorted(OVERRIDES, key=lambda row: order[row.kind])
     parts = [_size()]
     for kind, found in groupby(rows, lambda row: row.kind):
-        parts += [f"## {MEANINGS[kind]}", _table(("vLLM's", "here", "launches"), _cells(found))]
+        parts += [f"## {MEANINGS[kind]}", _table(HEAD, _cells(found))]
     shims = ((_code(row.target), row.reason, row.removed_by) for row in SHIMS)
     parts += ["## Attributes that are replaced", _table(("attribute", "why", "gone with"), shims)]
     return "\n\n".join(parts) + "\n"
@@ -56,10 +58,14 @@ def _size() -> str:
     )
 
 
-def _cells(rows: Iterator[Override]) -> Iterator[tuple[str, str, str]]:
+def _cells(rows: Iterator[Override]) -> Iterator[tuple[str, ...]]:
     for row in rows:
+        (module, name), (ours, own) = (
+            path.rsplit(".", 1) for path in (row.target, row.implementation)
+        )
         names = f" ({', '.join(row.names)})" if row.names else ""
-        yield f"{_code(row.target)}{names}", _code(row.implementation), _code(row.operator)
+        where = f"{_code(module)}, {_code(ours)}"
+        yield f"{_code(name)}{names}", _code(own), _code(row.operator), where
 
 
 def _code(name: str) -> str:

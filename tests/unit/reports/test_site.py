@@ -336,7 +336,7 @@ def test_the_prose_lists_what_the_plugin_puts_in_vllms_place(built: Path) -> Non
     assert int(lines.replace(",", "")) > 5000
     rows = re.findall(r"<tr class=\"row-\w+\"><td>.*?</tr>", told, re.DOTALL)
     assert len(rows) == int(overrides) + int(replaced)
-    for target in ("vllm.ir.ops.rms_norm", "torch.cuda.Stream"):
+    for target in ("fused_add_rms_norm", "torch.cuda.Stream"):
         assert any(target in re.sub(r"<[^>]*>", "", row) for row in rows), target
 
 
