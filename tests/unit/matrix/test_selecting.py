@@ -28,6 +28,7 @@ def test_pattern_selects_supported_cells_only(
         "qwen3-embedding",
         "qwen3-moe",
         "qwen3-next",
+        "qwen3-omni",
         "qwen3-reranker",
         "qwen3-vl",
     }
