@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -181,9 +182,9 @@ class GuidedDecoding(Part):
     def adjust(self, row: Any, answer: Sequence[int]) -> Any:
         import torch
 
-        text = self._said(answer)
-        allowed = [self._fits(text, token) for token in range(row.shape[-1])]
-        return row.masked_fill(~torch.tensor(allowed), -math.inf)
+        refused = torch.ones(row.shape[-1], dtype=torch.bool)
+        refused[self._offered(self._said(answer))] = False
+        return row.masked_fill(refused, -math.inf)
 
     def report(self, row: Any, answer: Sequence[int]) -> Any:
         # vLLM applies a grammar to the logits before it takes their logprobs.
@@ -209,6 +210,24 @@ class GuidedDecoding(Part):
         size = self.shared.reference.model.get_output_embeddings().weight.shape[0]
         return ["" if i in special else tokenizer.decode([i]) for i in range(size)]
 
+    @cached_property
+    def _doubles(self) -> set[int]:
+        """Tokens of one byte that another token spells, too."""
+        tokenizer = self.shared.reference.tokenizer
+        names = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+        bytes_ = {i for i, name in enumerate(names) if BYTE.fullmatch(name)}
+        spelt = {word for i, word in enumerate(self._words) if i not in bytes_}
+        return {i for i in bytes_ if self._words[i] in spelt}
+
+    def _offered(self, text: str) -> list[int]:
+        """The tokens that the backend lets through behind a text."""
+        fitting = [token for token in range(len(self._words)) if self._fits(text, token)]
+        forced = len({self._words[token][:1] for token in fitting}) == 1
+        if self._backend != "guidance" or not forced:
+            return fitting
+        # What a grammar forces, guidance offers as the tokenizer would write it only.
+        return [token for token in fitting if token not in self._doubles]
+
     def _said(self, answer: Sequence[int]) -> str:
         return "".join(self._words[token] for token in answer)
 
@@ -220,6 +239,9 @@ class GuidedDecoding(Part):
         more = self._words[token]
         return bool(more) and regex.fullmatch(self._pattern, text + more, partial=True) is not None
 
+
+BYTE = re.compile("<0x[0-9A-F]{2}>")
+"""Name of a token that stands for one byte, beside those that spell it."""
 
 GUIDED = ("guided-decoding", "guided-decoding-guidance", "guided-decoding-outlines")
 MODELS = ("draft-model", "medusa", "eagle", "eagle3")
