@@ -104,7 +104,8 @@ def proof_of_memory(taken: list[int], weights: int, caches: int) -> dict[str, ob
             start - left >= weights,
             f"sleep of level {level} freed {start - left} bytes; the weights alone are {weights}",
         )
-    require(awake >= start and again >= start, f"waking took less than was freed: {taken}")
+    least = start - start // 100  # buffers of the run before go with a sleep, and need not return
+    require(awake >= least and again >= least, f"waking took less than was freed: {taken}")
     require(
         2 * (again - start) < weights,
         f"weights that were loaded again lie beside the first ones: {again - start} bytes more "
