@@ -62,6 +62,7 @@ def work(_: str) -> Result:
 
     x = torch.ones(32, 16, device="npu")
     stream = torch.npu.Stream()
+    stream.wait_stream(torch.npu.current_stream())  # which makes x
     with torch.npu.stream(stream):
         y = x @ x.t()
     stream.synchronize()

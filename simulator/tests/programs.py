@@ -83,6 +83,7 @@ def work() -> Result:
     torch.npu.manual_seed(3)
     x = torch.randn(32, 16, device="npu")
     stream = torch.npu.Stream()
+    stream.wait_stream(torch.npu.current_stream())  # which makes x
     with torch.npu.stream(stream):
         y = torch.softmax(x @ x.t(), -1)
         event = torch.npu.Event()
