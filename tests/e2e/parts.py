@@ -280,14 +280,18 @@ class PrefixCaching(Part):
         return {"cached_tokens": found, "cached_tokens_when_emptied": again}
 
 
+def ask_at_length(shared: Shared) -> None:
+    """Put prompts of `LONG` tokens in the place of shorter ones."""
+    if min(len(prompt) for prompt in shared.asked) < LONG:
+        tokenizer = shared.reference.tokenizer
+        shared.asked = prompts.long_prompts(tokenizer, len(shared.asked), LONG)
+
+
 class ChunkedPrefill(Part):
     """Prompts are longer than the tokens that one step may take."""
 
     def prepare(self) -> None:
-        shared = self.shared
-        if min(len(prompt) for prompt in shared.asked) < LONG:
-            tokenizer = shared.reference.tokenizer
-            shared.asked = prompts.long_prompts(tokenizer, len(shared.asked), LONG)
+        ask_at_length(self.shared)
 
     def prove(self) -> dict[str, Any]:
         trace, budget = (
@@ -556,10 +560,7 @@ class SlidingWindow(Part):
     """Some layers see the last tokens only, and prompts are longer than these."""
 
     def prepare(self) -> None:
-        shared = self.shared
-        if min(len(prompt) for prompt in shared.asked) < LONG:
-            tokenizer = shared.reference.tokenizer
-            shared.asked = prompts.long_prompts(tokenizer, len(shared.asked), LONG)
+        ask_at_length(self.shared)
 
     def prove(self) -> dict[str, Any]:
         window = int(self.engine.config.model_config.hf_text_config.sliding_window)
